@@ -1,0 +1,187 @@
+"""The command `slicewise`. Heavy imports live inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import slicewise
+from slicewise.errors import InputError, SlicewiseError
+
+if TYPE_CHECKING:
+    from slicewise.run import Run
+
+app = typer.Typer(
+    name="slicewise",
+    help="Brain MRI slices: is there a tumor, and where? Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration in YAML, such as configs/quick.yaml.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as sources.lgg.path=FOLDER or seed=1."),
+]
+OutFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/NAME-OF-CONFIG.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse broken files instead of skipping them.")]
+
+
+def main() -> None:
+    """Run the command; what slicewise refuses is one sentence and exit code 2."""
+    try:
+        app()
+    except SlicewiseError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"Error: the operating system refused: {error}.", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")] = False,
+) -> None:
+    if version:
+        print(slicewise.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show versions, device and cores."""
+    from slicewise.environment import describe_environment
+
+    environment = describe_environment()
+    if as_json:
+        print(json.dumps(environment, indent=2))
+        return
+    for name, value in environment.items():
+        print(f"{name:>18}  {value}")
+
+
+@app.command()
+def demo(out: OutFolder = None, resume: Resume = False) -> None:
+    """Walk all the way on a generated cohort: phantom, training, evaluation, report. About 6 minutes on 2 cores."""
+    from importlib.resources import as_file, files
+
+    with as_file(files("slicewise") / "configs" / "demo.yaml") as config:
+        _finish(_begin(config, None, out, resume))
+
+
+@app.command()
+def run(
+    config: ConfigFile, settings: Settings = None, out: OutFolder = None, resume: Resume = False, strict: Strict = False
+) -> None:
+    """From raw files to a report: ingest, split, train, evaluate, explain, report."""
+    _finish(_begin(config, settings, out, resume), strict=strict)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the cohort.")],
+    patients: Annotated[int, typer.Option(min=1, help="Studies with masks; two in three have a tumor.")] = 36,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures in yes/ and no/.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 20261123,
+) -> None:
+    """Generate a phantom cohort: a BraTS-named folder of studies and a yes/no folder of pictures."""
+    from slicewise.config import PhantomConfig
+    from slicewise.sources.phantom import generate_phantom
+
+    generate_phantom(PhantomConfig(patients=patients, pictures=pictures), seed, out)
+    print(out)
+
+
+@app.command()
+def ingest(
+    config: ConfigFile, settings: Settings = None, out: OutFolder = None, resume: Resume = False, strict: Strict = False
+) -> None:
+    """Read and preprocess every slice into the run's store."""
+    _begin(config, settings, out, resume).ingest(strict=strict)
+
+
+@app.command()
+def split(run: RunFolder) -> None:
+    """Divide the patients into train, val and test."""
+    _open(run).split()
+
+
+@app.command()
+def train(run: RunFolder) -> None:
+    """Train the phases that have no checkpoint yet."""
+    _open(run).train()
+
+
+@app.command()
+def evaluate(run: RunFolder) -> None:
+    """Predict val and test patients with every model; write cases.parquet and results.json."""
+    _open(run).evaluate()
+
+
+@app.command()
+def explain(run: RunFolder) -> None:
+    """Draw Grad-CAM pictures of test slices."""
+    _open(run).explain()
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write the self-contained report.html."""
+    print(_open(run).report())
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Pictures, or folders of pictures.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a run, or of one of its checkpoints.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, overlays and results.json.")],
+) -> None:
+    """Predict pictures: a mask, an overlay and a probability for each."""
+    from slicewise.inference.folder import find_inputs, predict_files
+
+    jobs = find_inputs(inputs)
+    from slicewise.console import Display
+    from slicewise.inference.predictor import Predictor
+
+    display = Display()
+    predictor = Predictor.from_checkpoint(model)
+    with display.bar("predicting", len(jobs)) as progress:
+        predictions, refusals = predict_files(predictor, jobs, out, progress)
+    for prediction in predictions:
+        answer = "tumor" if prediction.is_tumor else "no tumor"
+        if not prediction.is_localized:
+            answer += ", not localized"
+        print(f"{prediction.file}: {answer} (probability {prediction.probability:.3f}, {prediction.area_px} pixels)")
+    print(f"Masks, overlays and results.json are in {out}.", file=sys.stderr)
+    if refusals:
+        raise InputError(f"{len(refusals)} of {len(jobs)} inputs could not be read: {' '.join(refusals)}")
+
+
+def _begin(config_file: Path, settings: list[str] | None, out: Path | None, resume: bool) -> Run:
+    from slicewise.config import load_config
+
+    config = load_config(config_file, settings or ())
+    from slicewise.console import Display
+    from slicewise.run import Run
+
+    return Run.begin(out or Path("runs") / config_file.stem, config, Display(), resume=resume)
+
+
+def _open(folder: Path) -> Run:
+    from slicewise.console import Display
+    from slicewise.run import Run
+
+    return Run.open(folder, Display())
+
+
+def _finish(run: Run, strict: bool = False) -> None:
+    print(run.all_steps(strict=strict))

@@ -1,0 +1,349 @@
+"""What a run is: typed sections, one YAML file, dotted ``key=value`` overrides; saved with the run, it reloads equal.
+
+A partial section keeps the defaults of its siblings (it is merged onto the dumped defaults before validation), and YAML
+is read by its 1.2 rules where PyYAML's older ones surprise: ``1e-3`` is a number, ``no`` and ``yes`` are words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from slicewise.errors import ConfigError
+
+__all__ = [
+    "AugmentationConfig",
+    "Config",
+    "EvaluationConfig",
+    "ModelConfig",
+    "PhantomConfig",
+    "PhaseConfig",
+    "PhasesConfig",
+    "SourceConfig",
+    "SplitConfig",
+    "TrainingConfig",
+    "load_config",
+    "save_config",
+]
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Sequence = Literal["t1", "t1ce", "t2", "flair"]
+
+
+class _Section(BaseModel):
+    """Unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class SourceConfig(_Section):
+    """One data source in its publisher's layout."""
+
+    layout: Literal["brats", "lgg", "brisc", "labelled_folders"]
+    """Which reader understands the folder."""
+    path: Path | None = None
+    """The folder; may be left to an override, ``sources.NAME.path=FOLDER``."""
+    sequences: tuple[Sequence, ...] = ()
+    """MR sequences to read from layouts that hold several (brats, lgg); empty: flair alone for lgg, all for brats."""
+    year: Literal[2020, 2021, 2023, 2024] | None = None
+    """BraTS edition, which decides what the label integers mean; None: read from the names of the studies."""
+    segmentation: bool = True
+    """Let the source's masks teach and score segmentation."""
+    classification: bool = True
+    """Let the source's labels teach and score classification; off where the source gives the label away."""
+
+
+class PhantomConfig(_Section):
+    """A generated cohort in the real layouts, in place of ``sources``."""
+
+    patients: Positive = 36
+    """Studies in the BraTS-named folder; two in three have a tumor."""
+    pictures: Positive = 60
+    """Pictures in the yes/no folder, of other patients; half show a tumor."""
+    slices: Annotated[int, Field(ge=4, le=155)] = 20
+    """Axial slices in a study, evenly spaced over the brain."""
+    sequences: tuple[Sequence, ...] = ("flair",)
+    """MR sequences in a study."""
+
+
+class SplitConfig(_Section):
+    """Shares of the patients; what remains after train and val is test."""
+
+    train: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.65
+    """Share of patients that the weights are fitted on."""
+    val: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of patients on which checkpoints and thresholds are chosen."""
+
+    @model_validator(mode="after")
+    def _leaves_room_for_test(self) -> SplitConfig:
+        if self.train + self.val >= 1.0:
+            raise ValueError(f"train + val must leave room for test (below 1), got {self.train + self.val:g}")
+        return self
+
+
+class ModelConfig(_Section):
+    """The network's shape."""
+
+    widths: Annotated[tuple[Positive, ...], Field(min_length=3)] = (16, 32, 64, 128, 256)
+    """Channels of each encoder level, finest first."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Dropout before the classification head's last layer."""
+
+
+class AugmentationConfig(_Section):
+    """Ranges of the random changes made to training batches; 0 turns one off."""
+
+    flip_probability: Fraction = 0.5
+    """Left-right mirror images."""
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    """Rotation, uniform in ±."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Magnification, log-uniform in 1/(1 + scale) to 1 + scale."""
+    shift: Fraction = 0.05
+    """Translation as a share of the image side, uniform in ±."""
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Exponent of the intensity curve, log-uniform in 1/(1 + gamma) to 1 + gamma."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Gain, uniform in 1 ±; offsets are drawn in ± the same number of standard deviations."""
+    bias_field: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Amplitude of a smooth multiplicative field."""
+    noise: Annotated[float, Field(ge=0)] = 0.1
+    """Largest standard deviation of added Gaussian noise, in standard deviations of the image."""
+
+
+class PhaseConfig(_Section):
+    """What one phase of training does: a part with a learning rate of 0 is frozen, BatchNorm statistics included."""
+
+    epochs: Positive = 10
+    """Longest duration; early stopping may end it sooner."""
+    encoder_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Peak learning rate of the shared encoder."""
+    decoder_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Peak learning rate of the segmentation decoder."""
+    classifier_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Peak learning rate of the classification head."""
+    segmentation_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the segmentation loss; 0 leaves it out."""
+    classification_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight λ of the classification loss; 0 leaves it out."""
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> PhaseConfig:
+        rates = (self.encoder_learning_rate, self.decoder_learning_rate, self.classifier_learning_rate)
+        if not any(rates):
+            raise ValueError("a phase needs at least one learning rate above 0")
+        if not (self.segmentation_weight or self.classification_weight):
+            raise ValueError("a phase needs segmentation_weight or classification_weight above 0")
+        return self
+
+
+class PhasesConfig(_Section):
+    """The three phases, as three values fed to one loop."""
+
+    segmentation: PhaseConfig = PhaseConfig(
+        epochs=10, encoder_learning_rate=2e-3, decoder_learning_rate=2e-3, segmentation_weight=1.0
+    )
+    """Warm-up of encoder and decoder on the slices whose mask is known."""
+    classification: PhaseConfig = PhaseConfig(epochs=3, classifier_learning_rate=2e-3, classification_weight=1.0)
+    """The classification head alone, on top of the frozen encoder."""
+    joint: PhaseConfig = PhaseConfig(
+        epochs=8,
+        encoder_learning_rate=1e-4,
+        decoder_learning_rate=3e-4,
+        classifier_learning_rate=3e-4,
+        segmentation_weight=1.0,
+        classification_weight=0.3,
+    )
+    """Everything together, the encoder slower than the heads."""
+
+
+class TrainingConfig(_Section):
+    """How the one loop runs, whatever the phase."""
+
+    batch_size: Positive = 16
+    """Slices in a batch."""
+    masked_fraction: Fraction = 0.75
+    """Share of a joint batch drawn from slices whose mask is known; the rest knows only yes or no."""
+    tumor_fraction: Fraction = 0.5
+    """Share of tumor slices among those drawn, so that the rarer class is seen as often."""
+    epoch_slices: Positive | None = None
+    """Slices drawn in an epoch; None: as many as there are to train on."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """AdamW's decoupled weight decay."""
+    warmup_fraction: Fraction = 0.05
+    """Share of a phase's steps over which the learning rate rises before its cosine descent."""
+    gradient_clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay per step of the averaged weights that are validated and kept; 0 turns averaging off."""
+    patience: Positive = 6
+    """Epochs without a better validation figure after which a phase ends early."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Lightning Fabric's precision; on the CPUs measured so far bf16-mixed did not help training."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Lightning Fabric's accelerator."""
+    single_task: bool = True
+    """Also train the two single-task models that the joint one is compared with."""
+
+
+class EvaluationConfig(_Section):
+    """How predictions become decisions, and how they are scored."""
+
+    sensitivity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.97
+    """Slice sensitivity on validation that the operating threshold must reach."""
+    mask_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Tumor probability from which a pixel belongs to the mask."""
+    explanations: Annotated[int, Field(ge=16)] = 16
+    """Test slices shown with Grad-CAM."""
+
+
+class Config(_Section):
+    """A whole run."""
+
+    name: str = "slicewise"
+    """Shown in the report's title."""
+    seed: Annotated[int, Field(ge=0)] = 20261123
+    """The one seed: split, order of slices, augmentation and initial weights follow from it."""
+    sources: dict[str, SourceConfig] = {}
+    """Data sources by name."""
+    phantom: PhantomConfig | None = None
+    """Generate a phantom cohort and use it in place of ``sources``."""
+    workers: Positive = 2
+    """Processes that read and preprocess studies."""
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    training: TrainingConfig = TrainingConfig()
+    phases: PhasesConfig = PhasesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Config:
+        if bool(self.sources) == (self.phantom is not None):
+            raise ValueError("give either sources or phantom, not both and not neither")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1.2's floats and booleans."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration from YAML and apply dotted overrides.
+
+    Args:
+        path: A YAML file whose top level is a mapping of sections.
+        overrides: Settings such as ``training.batch_size=8``; the value is read as YAML. ``sources.NAME=null`` and
+            ``phantom=null`` remove what they name.
+
+    Raises:
+        ConfigError: The file is missing or is no YAML, a key is unknown, or a value is impossible.
+    """
+    try:
+        given = _parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise ConfigError(f"Expected a configuration file, found nothing at {path}. Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Expected a configuration in YAML, could not read {path}: {error}.") from None
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"Expected a YAML mapping of sections in {path}, got {type(given).__name__}.")
+    tree = _merge(_defaults(given), given)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"Expected an override KEY=VALUE such as seed=1, got {override!r}.")
+        change: Any = _parse(text, override)
+        for part in reversed(key.split(".")):
+            change = {part: change}
+        tree = _merge(tree, change)
+    tree["sources"] = {name: source for name, source in (tree.get("sources") or {}).items() if source is not None}
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"Configuration {path}: {_explain(error)}") from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write a configuration so that `load_config` gives an equal one."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Expected YAML in {where}: {' '.join(str(error).split())}.") from None
+
+
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The dumped defaults that a partial configuration is merged onto."""
+    defaults: dict[str, Any] = {
+        name: field.default.model_dump(mode="json")
+        for name, field in Config.model_fields.items()
+        if isinstance(field.default, BaseModel)
+    }
+    if given.get("phantom") is not None:
+        defaults["phantom"] = PhantomConfig().model_dump(mode="json")
+    return defaults
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """One line a problem: where, what was expected, what came."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole file"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {where!r}; {_known_keys(problem['loc'])}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            got = "" if isinstance(problem["input"], Mapping) or problem["loc"] == () else f", got {problem['input']!r}"
+            lines.append(f"{where}: {message}{got}")
+    return "; ".join(lines)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in location[:-1]:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            field = section.model_fields.get(str(part))
+            section = (
+                SourceConfig
+                if part == "sources"
+                else PhantomConfig
+                if part == "phantom"
+                else field.annotation
+                if field
+                else None
+            )
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return f"known keys here: {', '.join(section.model_fields)}"
+    return "see docs/configuration.md"

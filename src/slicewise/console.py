@@ -1,0 +1,82 @@
+"""What a person sees while a run goes on: one live line a step, and a line an epoch that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["Display"]
+
+_FIGURES = {"val_volume_dice": "volume Dice", "val_roc_auc": "ROC-AUC", "val_false_mask_rate": "false masks"}
+
+
+class Display:
+    """Progress bars and sentences on standard error, so that standard output stays for results."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+        self._loss = ""
+
+    def say(self, sentence: str) -> None:
+        """A sentence that stays."""
+        self.console.print(sentence, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, description: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+        """A bar for one step; the function it gives is called with what is done and the total."""
+        with self._live() as progress:
+            task = progress.add_task(description, total=total, note="")
+            yield lambda done, of: progress.update(task, completed=done, total=of)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """While a phase is trained; the display is then its `slicewise.training.loop.Watcher`."""
+        with self._live() as self._progress:
+            yield
+        self._progress = None
+
+    def phase_begins(self, phase: str, epochs: int, steps: int) -> None:
+        """Start the bar of an epoch."""
+        self._phase, self._epochs, self._steps = phase, epochs, steps
+        self._task = self._bars.add_task("", total=steps, note="")
+        self._name_epoch(1)
+
+    def step_ends(self, loss: float) -> None:
+        """Move the bar."""
+        self._bars.update(self._task, advance=1, note=f"loss {loss:.3f}")
+
+    def epoch_ends(self, row: dict[str, Any]) -> None:
+        """Leave a line and start the next epoch's bar."""
+        figures = [f"{label} {row[name]:.3f}" for name, label in _FIGURES.items() if row.get(name) is not None]
+        self.say(
+            f"  {row['model']} {row['epoch']}/{self._epochs}  loss {row['train_loss']:.3f}  {'  '.join(figures)}  "
+            f"{row['slices_per_s']:.0f} slices/s{'  kept' if row['kept'] else ''}"
+        )
+        self._bars.reset(self._task, total=self._steps)
+        self._name_epoch(row["epoch"] + 1)
+
+    @property
+    def _bars(self) -> Progress:
+        if self._progress is None:
+            raise RuntimeError("Display.training() must be open while a phase is trained")
+        return self._progress
+
+    def _name_epoch(self, epoch: int) -> None:
+        self._bars.update(self._task, description=f"{self._phase} {min(epoch, self._epochs)}/{self._epochs}", note="")
+
+    def _live(self) -> Progress:
+        return Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+        )

@@ -1,0 +1,1 @@
+"""From decoded slices to batches: one preprocessing, one store, one split."""

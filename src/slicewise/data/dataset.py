@@ -1,0 +1,144 @@
+"""What a phase trains on: which slices, in which order, as which batches. The label contract is applied here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slicewise.config import AugmentationConfig, SourceConfig, TrainingConfig
+from slicewise.data.augment import augment
+from slicewise.data.store import SliceStore
+from slicewise.errors import TrainingError
+from slicewise.records import MaskState
+
+__all__ = ["Batch", "Targets", "batches", "draw_epoch", "find_targets", "load_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Slices with what is known of them."""
+
+    images: Tensor
+    """``(B, 1, 256, 256)`` float32, preprocessed."""
+    masks: Tensor
+    """``(B, 1, 256, 256)`` float32, 0 or 1; zeros where the mask is not known."""
+    mask_known: Tensor
+    """``(B,)`` bool: segmentation is supervised (*present* or *empty*)."""
+    labels: Tensor
+    """``(B,)`` float32, 0 or 1; zero where the label is not known."""
+    label_known: Tensor
+    """``(B,)`` bool: classification is supervised."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Per row of the store: what may be taught and scored, by the label contract and the sources' settings."""
+
+    mask_known: NDArray[np.bool_]
+    """Segmentation: the mask is present or empty, and the source takes part."""
+    label_known: NDArray[np.bool_]
+    """Classification: the label is known, and the source takes part."""
+    label: NDArray[np.bool_]
+    """The slice shows tumor; False where not known."""
+    masked_source: NDArray[np.bool_]
+    """The row's source has masks of tumors: it counts toward ``training.masked_fraction``."""
+    source: NDArray[np.str_]
+    """Name of the row's source."""
+
+
+def find_targets(table: pd.DataFrame, sources: Mapping[str, SourceConfig]) -> Targets:
+    """Apply the label contract to a store's table."""
+    segments = table["source"].map({name: source.segmentation for name, source in sources.items()}).to_numpy(bool)
+    classifies = table["source"].map({name: source.classification for name, source in sources.items()}).to_numpy(bool)
+    has_tumor_masks = set(table.loc[table["mask_state"] == MaskState.PRESENT, "source"])
+    return Targets(
+        mask_known=segments & (table["mask_state"] != MaskState.UNKNOWN).to_numpy(bool),
+        label_known=classifies & table["label"].notna().to_numpy(bool),
+        label=table["label"].fillna(False).to_numpy(bool),
+        masked_source=table["source"].isin(has_tumor_masks).to_numpy(bool),
+        source=table["source"].to_numpy(str),
+    )
+
+
+def draw_epoch(rows: NDArray[np.int64], targets: Targets, config: TrainingConfig, key: tuple[int, ...]) -> NDArray[np.int64]:
+    """The rows of one epoch, in order.
+
+    Rows fall into strata by source and label. Sources with tumor masks share ``masked_fraction`` of the draws and those
+    without share the rest, each source in proportion to its size; within a source, ``tumor_fraction`` of the draws show
+    tumor. Each stratum is run through in random order, again from the start where it is short, and the strata are
+    interleaved evenly, so that every batch has nearly the same mixture.
+
+    Args:
+        rows: The store's rows that may be drawn.
+        targets: What is known of every row of the store.
+        config: Fractions, and the length of an epoch.
+        key: Whole numbers that the draw follows from.
+
+    Returns:
+        ``(epoch_slices,)`` rows of the store.
+    """
+    generator = np.random.default_rng(key)
+    total = config.epoch_slices or len(rows)
+    masked = targets.masked_source[rows]
+    masked_share = config.masked_fraction if masked.any() and not masked.all() else float(masked.any())
+    drawn, places = [], []
+    for source in np.unique(targets.source[rows]):
+        of_source = rows[targets.source[rows] == source]
+        has_masks = bool(targets.masked_source[of_source[0]])
+        share = masked_share if has_masks else 1 - masked_share
+        share *= len(of_source) / np.count_nonzero(masked == has_masks)
+        tumor = targets.label[of_source]
+        tumor_share = config.tumor_fraction if tumor.any() and not tumor.all() else float(tumor.any())
+        for stratum, part in ((of_source[tumor], tumor_share), (of_source[~tumor], 1 - tumor_share)):
+            count = round(total * share * part)
+            if count == 0:
+                continue
+            rounds = -(-count // len(stratum))
+            drawn.append(np.concatenate([generator.permutation(stratum) for _ in range(rounds)])[:count])
+            places.append((np.arange(count) + generator.random(count)) / count)
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return np.concatenate(drawn)[order]
+
+
+def load_batch(store: SliceStore, targets: Targets, rows: NDArray[np.int64]) -> Batch:
+    """Read ``rows`` of the store, unchanged."""
+    return Batch(
+        images=torch.from_numpy(store.images[rows].astype(np.float32)).unsqueeze(1),
+        masks=torch.from_numpy(store.masks(rows).astype(np.float32)).unsqueeze(1),
+        mask_known=torch.from_numpy(targets.mask_known[rows]),
+        labels=torch.from_numpy(targets.label[rows].astype(np.float32)),
+        label_known=torch.from_numpy(targets.label_known[rows]),
+    )
+
+
+def batches(
+    store: SliceStore,
+    targets: Targets,
+    order: NDArray[np.int64],
+    config: TrainingConfig,
+    augmentation: AugmentationConfig,
+    key: tuple[int, ...],
+) -> Iterator[Batch]:
+    """The augmented batches of one epoch; a last batch of one slice is left out, which BatchNorm could not use.
+
+    Raises:
+        TrainingError: The epoch has fewer than two slices.
+    """
+    if len(order) < 2:
+        raise TrainingError(f"Expected at least two slices to train on, got {len(order)}. Check the split and the sources.")
+    for start in range(0, len(order) - 1, config.batch_size):
+        rows = order[start : start + config.batch_size]
+        batch = load_batch(store, targets, rows)
+        keys = [(*key, start + place) for place in range(len(rows))]
+        images, masks = augment(batch.images, batch.masks, augmentation, keys)
+        yield Batch(images, masks, batch.mask_known, batch.labels, batch.label_known)

@@ -1,0 +1,140 @@
+"""THE preprocessing: every slice that is trained on, evaluated or predicted passes through `preprocess`, and only here.
+
+Geometry: the aspect ratio is kept. A slice whose longer side lies between 192 and 256 pixels, as most MR matrices do, is
+padded to 256×256 and not resampled; any other is first scaled until its longer side is 256. `Geometry` is the exact way
+back to the input's own grid.
+
+Intensity: robust range, then z-score over the foreground, so that neither the scanner's scale nor the amount of air around
+the head matters. Values are rounded to float16, the store's precision, so that a slice read from the store and the same
+slice read from its file are the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["PREPROCESSING", "SIDE_PX", "Geometry", "preprocess", "preprocess_mask", "restore"]
+
+SIDE_PX = 256
+"""Side of the network's square grid in pixels."""
+PREPROCESSING = "foreground-zscore-256/1"
+"""Name and version, kept in every store and checkpoint; a change of what this module computes changes it."""
+
+_NATIVE_MIN_PX = 192
+_RANGE_PERCENTILES = (0.5, 99.9)
+_FOREGROUND_SHARE = 0.1
+_CLIP = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where an input slice lies on the network's grid."""
+
+    shape: tuple[int, int]
+    """Rows and columns of the input."""
+    content: tuple[int, int]
+    """Rows and columns it takes on the grid, after scaling."""
+    offset: tuple[int, int]
+    """Row and column on the grid of its upper left pixel."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, int]) -> Geometry:
+        """Place an input of ``shape`` (rows, columns) in the middle of the grid."""
+        longest = max(shape)
+        if _NATIVE_MIN_PX <= longest <= SIDE_PX:
+            content = shape
+        else:
+            content = (max(1, round(shape[0] * SIDE_PX / longest)), max(1, round(shape[1] * SIDE_PX / longest)))
+        offset = ((SIDE_PX - content[0]) // 2, (SIDE_PX - content[1]) // 2)
+        return cls(shape=shape, content=content, offset=offset)
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Index of the content on the grid."""
+        return (
+            slice(self.offset[0], self.offset[0] + self.content[0]),
+            slice(self.offset[1], self.offset[1] + self.content[1]),
+        )
+
+
+def preprocess(image: NDArray[np.float32]) -> tuple[NDArray[np.float16], Geometry]:
+    """Bring a slice onto the network's grid and scale.
+
+    Args:
+        image: ``(H, W)``, finite, any range.
+
+    Returns:
+        ``(256, 256)`` float16, foreground of mean 0 and standard deviation 1, clipped to ±6, padded with the value of
+        air; and the way back.
+    """
+    height, width = image.shape
+    geometry = Geometry.of((height, width))
+    content = _normalize(_resize(np.asarray(image, dtype=np.float32), geometry.content, Image.Resampling.BILINEAR))
+    grid = np.full((SIDE_PX, SIDE_PX), content.min(), dtype=np.float16)
+    grid[geometry.window] = content
+    return grid, geometry
+
+
+def preprocess_mask(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool_]:
+    """Bring a reference mask onto the grid of its slice: a pixel is tumor where at least half of it is.
+
+    Args:
+        mask: ``(H, W)`` bool, of the slice's own shape.
+        geometry: What `preprocess` returned for the slice.
+
+    Returns:
+        ``(256, 256)`` bool.
+    """
+    content = _resize(mask.astype(np.float32), geometry.content, Image.Resampling.BOX)
+    grid = np.zeros((SIDE_PX, SIDE_PX), dtype=np.bool_)
+    grid[geometry.window] = content >= 0.5
+    return grid
+
+
+def restore(values: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Bring a map from the network's grid back onto the input's grid, the inverse of the geometry in `preprocess`.
+
+    Args:
+        values: ``(256, 256)``, such as tumor probabilities.
+        geometry: What `preprocess` returned for the slice.
+
+    Returns:
+        ``(H, W)`` of the input; bilinear where the slice was scaled, untouched where it was only padded.
+    """
+    content = np.ascontiguousarray(values[geometry.window], dtype=np.float32)
+    return _resize(content, geometry.shape, Image.Resampling.BILINEAR)
+
+
+def _resize(image: NDArray[np.float32], shape: tuple[int, int], method: Image.Resampling) -> NDArray[np.float32]:
+    """Resample with a filter that widens when shrinking, so that nothing aliases."""
+    if image.shape == shape:
+        return image
+    return np.asarray(Image.fromarray(image).resize((shape[1], shape[0]), resample=method), dtype=np.float32)
+
+
+def _normalize(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    low, high = (np.float32(value) for value in np.percentile(image, _RANGE_PERCENTILES))
+    if not high > low:
+        return np.zeros_like(image)
+    air = _air_value(image)
+    if air is not None and air > low:
+        # Skull-stripped slices that were z-scored before carry air as a 0 in the middle of the brain's own range.
+        image = np.where(image == air, low, image)
+    image = np.clip(image, low, high)
+    foreground = image[image > low + _FOREGROUND_SHARE * (high - low)]
+    spread = foreground.std() if foreground.size else np.float32(0)
+    if not spread > 0:  # two-valued pictures: any scale will do, and this one is finite
+        spread = high - low
+    center = foreground.mean() if foreground.size else low
+    return np.clip((image - center) / spread, -_CLIP, _CLIP)
+
+
+def _air_value(image: NDArray[np.float32]) -> np.float32 | None:
+    """The value that more than half of the picture's border has, where there is one."""
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    middle = np.partition(border, border.size // 2)[border.size // 2]
+    return middle if np.count_nonzero(border == middle) * 2 > border.size else None

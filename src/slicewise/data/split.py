@@ -1,0 +1,162 @@
+"""Patients to train, val and test: deterministic, stratified by source and label, never one patient on two sides."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from slicewise.config import SplitConfig
+from slicewise.errors import SplitError
+
+__all__ = ["SIDES", "assign_sides", "check_split", "read_split", "split_patients", "write_split"]
+
+SIDES = ("train", "val", "test")
+
+
+def split_patients(table: pd.DataFrame, config: SplitConfig, seed: int) -> pd.DataFrame:
+    """Divide the patients of a store.
+
+    Patients who share a slice that is equal to the last bit (the same picture filed twice) stay together. Patients whom
+    the publisher held out (``published_split`` *val* or *test*) go to test; the others are divided by ``config``.
+
+    Args:
+        table: The store's table.
+        config: Shares of the sides.
+        seed: Another seed is another division; the same seed and patients are always the same one.
+
+    Returns:
+        One row a patient: ``source``, ``patient_id``, ``group``, ``tumor`` (any slice with tumor), ``split``; sorted.
+
+    Raises:
+        SplitError: The publisher's split divides a patient or group, or a side would stay empty.
+    """
+    patients = _patients(table)
+    held_out = patients.groupby("group")["held_out"].agg(["min", "max"])
+    torn = held_out.index[held_out["min"] != held_out["max"]]
+    if len(torn):
+        names = ", ".join(patients.loc[patients["group"].isin(torn[:1]), "patient_id"].head(4))
+        raise SplitError(
+            f"Expected the published split to keep every patient on one side, but it divides {len(torn)} patients or "
+            f"groups of equal pictures, such as {names}. Move their files to one side."
+        )
+    sides: dict[int, str] = {}
+    groups = patients.groupby("group").agg(
+        source=("source", "min"), tumor=("tumor", "max"), held_out=("held_out", "max"), key=("key", "min")
+    )
+    sides.update(dict.fromkeys(groups.index[groups["held_out"]], "test"))
+    for (source, _), stratum in groups[~groups["held_out"]].groupby(["source", "tumor"]):
+        has_test = bool((groups["held_out"] & (groups["source"] == source)).any())
+        shares = (config.train, config.val, 0.0 if has_test else 1.0 - config.train - config.val)
+        order = sorted(stratum.index, key=lambda group: _rank(seed, str(stratum.at[group, "key"])))
+        counts = _apportion(len(order), shares)
+        sides.update(zip(order, np.repeat(SIDES, counts).tolist(), strict=True))
+    patients["split"] = patients["group"].map(sides)
+    missing = [side for side in SIDES if not (patients["split"] == side).any()]
+    if missing:
+        raise SplitError(
+            f"Expected patients on each of {', '.join(SIDES)}, got none on {', '.join(missing)} out of {len(patients)}. "
+            "Add patients or change split.train and split.val."
+        )
+    columns = ["source", "patient_id", "group", "tumor", "split"]
+    return patients[columns].sort_values(["source", "patient_id"], ignore_index=True)
+
+
+def check_split(table: pd.DataFrame, split: pd.DataFrame) -> None:
+    """Refuse a division that does not fit a store.
+
+    Raises:
+        SplitError: A patient or group stands on two sides, a side is unknown, or a patient of the store has none.
+    """
+    unknown = sorted(set(split["split"]) - set(SIDES))
+    if unknown:
+        raise SplitError(f"Expected the sides {', '.join(SIDES)}, got {', '.join(map(str, unknown))}.")
+    fresh = _patients(table).merge(split[["source", "patient_id", "split"]], on=["source", "patient_id"], how="left")
+    for name, key in (("patient", ["source", "patient_id"]), ("group of equal pictures", ["group"])):
+        sides = fresh.groupby(key)["split"].nunique()
+        torn = sides.index[sides > 1]
+        if len(torn):
+            raise SplitError(f"Expected every {name} on one side, {len(torn)} stand on two, first: {torn[0]}. Split again.")
+    lost = fresh.loc[fresh["split"].isna(), "patient_id"]
+    if len(lost):
+        raise SplitError(f"Expected a side for every patient, {len(lost)} have none, first: {lost.iloc[0]}. Split again.")
+
+
+def assign_sides(table: pd.DataFrame, split: pd.DataFrame) -> pd.Series[str]:
+    """The side of each row of a store's table.
+
+    Raises:
+        SplitError: As `check_split`.
+    """
+    check_split(table, split)
+    sides = table[["source", "patient_id"]].merge(
+        split[["source", "patient_id", "split"]], on=["source", "patient_id"], how="left", validate="many_to_one"
+    )["split"]
+    return sides.astype(str)
+
+
+def write_split(split: pd.DataFrame, file: Path) -> None:
+    """Write the division as CSV."""
+    split.to_csv(file, index=False, lineterminator="\n")
+
+
+def read_split(file: Path) -> pd.DataFrame:
+    """Read what `write_split` wrote.
+
+    Raises:
+        SplitError: The file is missing.
+    """
+    if not file.is_file():
+        raise SplitError(f"Expected the division of patients in {file}, found none. Run `slicewise split` first.")
+    return pd.read_csv(file, dtype={"source": "string", "patient_id": "string", "split": "string"})
+
+
+def _patients(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a patient, with the group of patients who share a picture."""
+    patients = (
+        table.assign(tumor=table["label"].fillna(False), held_out=table["published_split"].isin(["val", "test"]))
+        .groupby(["source", "patient_id"], as_index=False)
+        .agg(tumor=("tumor", "max"), held_out=("held_out", "max"), least_held_out=("held_out", "min"))
+    )
+    torn = patients.loc[patients["held_out"] != patients["least_held_out"], "patient_id"]
+    if len(torn):
+        raise SplitError(
+            f"Expected the published split to keep every patient on one side, but it divides {len(torn)} patients or "
+            f"groups of equal pictures, such as {torn.iloc[0]}. Move their files to one side."
+        )
+    patients["key"] = patients["source"] + "/" + patients["patient_id"]
+    number = pd.Series(patients.index, index=patients["key"])
+    slices = table.assign(patient=(table["source"] + "/" + table["patient_id"]).map(number))
+    # Blank slices are equal in everybody and say nothing about who is who.
+    slices = slices[slices["foreground_share"] > 0]
+    shared = slices.drop_duplicates(["checksum", "patient"])
+    shared = shared[shared.duplicated("checksum", keep=False)]
+    first = shared.groupby("checksum")["patient"].transform("min")
+    links = coo_matrix((np.ones(len(shared)), (shared["patient"], first)), shape=(len(patients), len(patients)))
+    patients["group"] = connected_components(links, directed=False)[1]
+    return patients
+
+
+def _rank(seed: int, key: str) -> str:
+    """A patient's place in the draw depends on the seed and the patient alone, not on who else is there."""
+    return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
+
+
+def _apportion(count: int, shares: tuple[float, ...]) -> list[int]:
+    """Whole numbers in proportion to ``shares`` that sum to ``count``; a side with a share gets one while there are enough."""
+    exact = [count * share / sum(shares) for share in shares]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda side: exact[side] - counts[side], reverse=True)
+    for side in by_remainder[: count - sum(counts)]:
+        counts[side] += 1
+    wanting = [side for side, share in enumerate(shares) if share > 0 and counts[side] == 0]
+    for side in wanting:
+        richest = max(range(len(shares)), key=lambda other: counts[other])
+        if counts[richest] > 1:
+            counts[richest] -= 1
+            counts[side] += 1
+    return counts

@@ -1,0 +1,56 @@
+"""Everything slicewise refuses, as one tree. Each message says what was expected, what came, where, and what to do.
+
+::
+
+    SlicewiseError
+    ├── ConfigError      a setting that is unknown, missing or impossible
+    ├── InputError       a path or a file that cannot be used
+    │   ├── UnreadableFileError   the bytes are broken: ingest names it, skips it and counts it
+    │   └── LabelError            the bytes are fine, what they say contradicts the layout: ingest refuses the source
+    ├── SplitError       a split that would put one patient on two sides, or leave a side empty
+    ├── CheckpointError  a checkpoint that is missing, damaged or of another kind
+    └── TrainingError    a training that cannot go on
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "InputError",
+    "LabelError",
+    "SlicewiseError",
+    "SplitError",
+    "TrainingError",
+    "UnreadableFileError",
+]
+
+
+class SlicewiseError(Exception):
+    """Root of every error that slicewise raises on purpose; the command turns it into one sentence and exit code 2."""
+
+
+class ConfigError(SlicewiseError):
+    """A setting is unknown, missing or impossible."""
+
+
+class InputError(SlicewiseError):
+    """A path or a file cannot be used: missing, empty, or not of the expected layout."""
+
+
+class UnreadableFileError(InputError):
+    """A file's bytes cannot be decoded (truncated, not a picture, non-finite voxels)."""
+
+
+class LabelError(InputError):
+    """A mask contradicts its image or its layout (another size, an unknown label integer)."""
+
+
+class SplitError(SlicewiseError):
+    """A split would put one patient on two sides, or leave a side empty."""
+
+
+class CheckpointError(SlicewiseError):
+    """A checkpoint is missing, damaged, or was made for something else."""
+
+
+class TrainingError(SlicewiseError):
+    """Training cannot go on (a loss that is not finite, a phase without the data it needs)."""

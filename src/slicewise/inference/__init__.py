@@ -1,0 +1,1 @@
+"""From a checkpoint and a picture to a `Prediction`: the one way."""

@@ -1,0 +1,93 @@
+"""Predict files and folders of pictures into a folder of results."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from slicewise.errors import InputError
+from slicewise.files import write_atomically
+from slicewise.inference.predictor import Predictor
+from slicewise.inference.writers import write_picture_outputs
+from slicewise.records import Prediction
+from slicewise.sources.images import PICTURE_ENDINGS, read_picture
+
+__all__ = ["Job", "find_inputs", "predict_files"]
+
+
+class Job(NamedTuple):
+    """One picture and where its results go."""
+
+    file: Path
+    """The input."""
+    target: Path
+    """Below the output folder, without ending."""
+
+
+def find_inputs(inputs: Sequence[Path]) -> list[Job]:
+    """Expand folders into the pictures below them, in order; the folders' structure is kept for the results.
+
+    Raises:
+        InputError: An input does not exist, or a folder holds no picture.
+    """
+    jobs = []
+    for given in inputs:
+        if given.is_dir():
+            files = sorted(
+                file
+                for file in given.rglob("*")
+                if file.is_file() and file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")
+            )
+            if not files:
+                raise InputError(f"Expected pictures ({', '.join(sorted(PICTURE_ENDINGS))}) in {given}, found none.")
+            jobs += [Job(file, file.relative_to(given).with_suffix("")) for file in files]
+        elif given.is_file():
+            jobs.append(Job(given, Path(given.stem)))
+        else:
+            raise InputError(f"Expected a picture or a folder of pictures, found nothing at {given}. Check the path.")
+    taken = Counter(job.target for job in jobs)
+    # Y1.jpg and Y1.png would write the same files: they keep their endings in the names of the results.
+    return [job if taken[job.target] == 1 else Job(job.file, job.target.with_name(job.file.name)) for job in jobs]
+
+
+def predict_files(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    output: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[Prediction], list[str]]:
+    """Predict pictures and write, for each, its mask and overlay, and ``results.json`` for all.
+
+    A file that cannot be read is named and passed over; nothing is written for it.
+
+    Args:
+        predictor: The model.
+        jobs: What `find_inputs` found.
+        output: Folder for the results; made where missing.
+        progress: Called with the number done and the total.
+
+    Returns:
+        The predictions, and one sentence for each file that could not be read.
+
+    Raises:
+        InputError: Not one file could be read.
+    """
+    predictions, refusals = [], []
+    for done, job in enumerate(jobs, start=1):
+        try:
+            image = read_picture(job.file)
+            prediction = predictor.predict(image, file=str(job.file))
+        except InputError as error:
+            refusals.append(str(error))
+        else:
+            write_picture_outputs(image, prediction, output / job.target)
+            predictions.append(prediction)
+        progress(done, len(jobs))
+    if not predictions:
+        raise InputError(" ".join(refusals))
+    records = [prediction.to_json() for prediction in predictions]
+    write_atomically(output / "results.json", json.dumps(records, indent=2, allow_nan=False))
+    return predictions, refusals

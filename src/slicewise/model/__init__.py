@@ -1,0 +1,1 @@
+"""The network, and the checkpoint from which alone it is rebuilt."""

@@ -1,0 +1,139 @@
+"""One multi-task U-Net: a shared encoder, a segmentation decoder, a classification head.
+
+The full-resolution slice is folded into channels before the first convolution and unfolded after the last (space to depth;
+Shi et al. 2016, https://doi.org/10.1109/CVPR.2016.207), which leaves every layer a quarter of the pixels and the output on
+the input's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from monai.networks.blocks import Convolution
+from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slicewise.config import ModelConfig
+
+__all__ = ["PARTS", "Logits", "MultiTaskUNet"]
+
+PARTS = ("encoder", "decoder", "classifier")
+"""The parts that a phase of training can freeze."""
+
+_FOLD = 2
+_ACTIVATION = ("leakyrelu", {"negative_slope": 0.1, "inplace": True})
+_NORM = ("batch", {"affine": True})
+
+
+class Logits(NamedTuple):
+    """What the network returns: unbounded; None for a head that was not asked."""
+
+    mask: Tensor | None
+    """``(B, 1, H, W)``: tumor, per pixel."""
+    tumor: Tensor | None
+    """``(B,)``: tumor anywhere in the slice."""
+
+
+class Encoder(nn.Module):
+    """Feature maps of every level, finest first; each level halves the side and has its own width."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        first = TwoConv(2, _FOLD * _FOLD, widths[0], _ACTIVATION, _NORM, bias=False)
+        deeper = (
+            Down(2, below, above, _ACTIVATION, _NORM, bias=False) for below, above in zip(widths, widths[1:], strict=False)
+        )
+        self.levels = nn.ModuleList([first, *deeper])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """``(B, 1, H, W)`` to one map a level: ``(B, widths[k], H / 2^(k+1), W / 2^(k+1))``."""
+        features = F.pixel_unshuffle(images, _FOLD)
+        maps = []
+        for level in self.levels:
+            features = level(features)
+            maps.append(features)
+        return maps
+
+
+class Decoder(nn.Module):
+    """From the deepest map back to one logit a pixel, with a skip connection at every level."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        pairs = zip(reversed(widths), reversed(widths[:-1]), strict=False)
+        self.levels = nn.ModuleList(
+            UpCat(2, deep, fine, fine, _ACTIVATION, _NORM, bias=False, dropout=0.0) for deep, fine in pairs
+        )
+        self.output = Convolution(2, widths[0], _FOLD * _FOLD, kernel_size=1, conv_only=True)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """One map a level, finest first, to ``(B, 1, H, W)`` logits."""
+        *skips, features = maps
+        for level, skip in zip(self.levels, reversed(skips), strict=True):
+            features = level(features, skip)
+        return F.pixel_shuffle(self.output(features), _FOLD)
+
+
+class Classifier(nn.Module):
+    """One logit a slice from the two deepest maps: their means see how much, their maxima see that it is there at all."""
+
+    def __init__(self, widths: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        pooled = 2 * (widths[-1] + widths[-2])
+        self.layers = nn.Sequential(
+            nn.Linear(pooled, widths[-2]), nn.LeakyReLU(0.1), nn.Dropout(dropout), nn.Linear(widths[-2], 1)
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """One map a level, finest first, to ``(B,)`` logits."""
+        pooled = [pool(features) for features in maps[-2:] for pool in (_mean, _maximum)]
+        logits: Tensor = self.layers(torch.cat(pooled, dim=1))
+        return logits.squeeze(1)
+
+
+class MultiTaskUNet(nn.Module):
+    """Is there a tumor, and where: about 2.04 M parameters at the default widths.
+
+    Args:
+        config: Widths and dropout.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config.widths)
+        self.decoder = Decoder(config.widths)
+        self.classifier = Classifier(config.widths, config.dropout)
+
+    def forward(self, images: Tensor, segment: bool = True, classify: bool = True) -> Logits:
+        """Run one encoder pass and the heads asked for.
+
+        Args:
+            images: ``(B, 1, H, W)`` float, preprocessed; sides divisible by 2 to the number of levels.
+            segment: Run the decoder.
+            classify: Run the classification head.
+        """
+        maps = self.encoder(images)
+        return Logits(
+            mask=self.decoder(maps) if segment else None,
+            tumor=self.classifier(maps) if classify else None,
+        )
+
+    def count_parameters(self, parts: tuple[str, ...] = PARTS) -> int:
+        """Number of weights in ``parts``."""
+        return sum(weight.numel() for weight in self.part_parameters(parts))
+
+    def part_parameters(self, parts: tuple[str, ...]) -> Iterator[nn.Parameter]:
+        """The weights of ``parts``, in a fixed order."""
+        for part in parts:
+            yield from self.get_submodule(part).parameters()
+
+
+def _mean(features: Tensor) -> Tensor:
+    return features.mean(dim=(2, 3))
+
+
+def _maximum(features: Tensor) -> Tensor:
+    return features.amax(dim=(2, 3))

@@ -1,0 +1,215 @@
+"""A run: its folder, and the steps from raw files to a report. Each step reads what the one before it left on disk.
+
+::
+
+    RUN/
+      config.yaml  environment.json
+      phantom/           the generated cohort, where the configuration asks for one
+      store/             the preprocessed slices
+      split.csv          one row a patient
+      history.csv        one row an epoch
+      phases/{segmentation,classification,joint}/      checkpoints
+      single_task/{segmentation,classification}/       checkpoints of the models compared with
+      cases.parquet      one row a slice and model
+      results.json       every figure
+      explanations/*.png
+      report.html
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from slicewise.config import Config, SourceConfig, load_config, save_config
+from slicewise.console import Display
+from slicewise.data.ingest import ingest
+from slicewise.data.split import SIDES, assign_sides, read_split, split_patients, write_split
+from slicewise.data.store import SliceStore
+from slicewise.errors import InputError
+from slicewise.files import write_atomically
+
+__all__ = ["Run"]
+
+
+class Run:
+    """One folder and its steps, to be taken in the order of the methods."""
+
+    def __init__(self, folder: Path, config: Config, display: Display) -> None:
+        self.folder = folder
+        self.config = config
+        self.display = display
+
+    @classmethod
+    def begin(cls, folder: Path, config: Config, display: Display, *, resume: bool = False) -> Run:
+        """Start a run in a new folder, or go on with an interrupted one.
+
+        Raises:
+            InputError: The folder holds something and ``resume`` is off, or it was begun with another configuration.
+        """
+        saved = folder / "config.yaml"
+        if resume and saved.is_file():
+            if load_config(saved) != config:
+                raise InputError(
+                    f"Expected the configuration that {saved} was begun with, got a different one. "
+                    "Give the same configuration and settings, or another --out."
+                )
+        elif folder.exists() and any(folder.iterdir()) and not (resume and not saved.is_file()):
+            raise InputError(
+                f"Expected a new or empty folder for the run, {folder} holds files. Add --resume to go on, or name another."
+            )
+        return cls(folder, config, display)
+
+    @classmethod
+    def open(cls, folder: Path, display: Display) -> Run:
+        """Open a run that was begun before.
+
+        Raises:
+            InputError: The folder is not a run's.
+        """
+        if not (folder / "config.yaml").is_file():
+            raise InputError(
+                f"Expected the folder of a run with config.yaml, found none in {folder}. Begin with `slicewise ingest`."
+            )
+        return cls(folder, load_config(folder / "config.yaml"), display)
+
+    def ingest(self, *, strict: bool = False) -> SliceStore:
+        """Read every source into the slice store; refused input leaves no folder behind that was not there.
+
+        Raises:
+            InputError: As `slicewise.data.ingest.ingest`.
+        """
+        if (self.folder / "store").is_dir():
+            return self.store()
+        existed = self.folder.exists()
+        try:
+            self._generate_phantom()
+            with self.display.bar("reading studies") as progress:
+                store = ingest(
+                    self.sources(),
+                    self.folder / "store",
+                    workers=self.config.workers,
+                    strict=strict,
+                    progress=progress,
+                )
+        except InputError:
+            if not existed:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self._describe()
+        table = store.table
+        patients = table.groupby("source")["patient_id"].nunique()
+        for source, slices in table.groupby("source"):
+            states = slices["mask_state"].value_counts()
+            self.display.say(
+                f"  {source}: {patients[source]} patients, {len(slices)} slices; "
+                f"mask {', '.join(f'{state} {states.get(state, 0)}' for state in ('present', 'empty', 'unknown'))}"
+            )
+        for item in store.description["skipped"]:
+            self.display.say(f"  skipped: {item['reason']}")
+        return store
+
+    def split(self) -> pd.DataFrame:
+        """Divide the patients."""
+        file = self.folder / "split.csv"
+        if not file.is_file():
+            split = split_patients(self.store().table, self.config.split, self.config.seed)
+            write_atomically(file, lambda temporary: write_split(split, temporary))
+        split = read_split(file)
+        counts = split["split"].value_counts()
+        self.display.say(f"  patients: {', '.join(f'{side} {counts.get(side, 0)}' for side in SIDES)}")
+        return split
+
+    def train(self) -> None:
+        """Train every phase that has no checkpoint yet."""
+        from slicewise.training.trainer import train_run
+
+        train_run(self.folder, self.config, self.sources(), self.store(), self.sides(), self.display)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Predict the validation and test slices with every model; write the cases and the figures computed from them."""
+        from slicewise.evaluation.results import evaluate_models, summarize
+
+        sources, store, sides = self.sources(), self.store(), self.sides()
+        cases, descriptions = evaluate_models(self.folder, sources, store, sides, self.display)
+        write_atomically(self.folder / "cases.parquet", lambda temporary: cases.to_parquet(temporary, index=False))
+        results = summarize(self.config.name, sources, store, sides, cases, descriptions)
+        write_atomically(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
+        return results
+
+    def explain(self) -> None:
+        """Draw Grad-CAM pictures of test slices."""
+        from slicewise.explanation.gallery import write_gallery
+
+        write_gallery(self.folder, self.config.evaluation.explanations, self.store(), self.cases(), self.display)
+
+    def report(self) -> Path:
+        """Write ``report.html`` from what the other steps left."""
+        from slicewise.report.document import write_report
+        from slicewise.report.examples import choose_examples
+
+        examples = choose_examples(self.folder, self.store(), self.cases())
+        return write_report(self.folder, examples)
+
+    def all_steps(self, *, strict: bool = False) -> Path:
+        """From files to report."""
+        steps = (
+            ("Reading the data", lambda: self.ingest(strict=strict)),
+            ("Dividing the patients", self.split),
+            ("Training", self.train),
+            ("Evaluating on patients the models never saw", self.evaluate),
+            ("Explaining", self.explain),
+        )
+        for name, step in steps:
+            self.display.say(name)
+            step()
+        self.display.say("Writing the report")
+        return self.report()
+
+    def store(self) -> SliceStore:
+        """The slice store."""
+        return SliceStore(self.folder / "store")
+
+    def sides(self) -> pd.Series[str]:
+        """The side of each row of the store."""
+        return assign_sides(self.store().table, read_split(self.folder / "split.csv"))
+
+    def cases(self) -> pd.DataFrame:
+        """The table of cases.
+
+        Raises:
+            InputError: There is none yet.
+        """
+        file = self.folder / "cases.parquet"
+        if not file.is_file():
+            raise InputError(f"Expected the table of cases in {file}, found none. Run `slicewise evaluate` first.")
+        return pd.read_parquet(file)
+
+    def sources(self) -> dict[str, SourceConfig]:
+        """The configured sources, or those that the phantom cohort consists of."""
+        if self.config.phantom is None:
+            return self.config.sources
+        cohort = self.folder / "phantom"
+        return {
+            "phantom_studies": SourceConfig(layout="brats", path=cohort / "studies"),
+            "phantom_pictures": SourceConfig(layout="labelled_folders", path=cohort / "pictures"),
+        }
+
+    def _generate_phantom(self) -> None:
+        if self.config.phantom is None or (self.folder / "phantom").is_dir():
+            return
+        from slicewise.sources.phantom import generate_phantom
+
+        self.display.say("  generating the phantom cohort")
+        generate_phantom(self.config.phantom, self.config.seed, self.folder / "phantom", workers=self.config.workers)
+
+    def _describe(self) -> None:
+        from slicewise.environment import describe_environment
+
+        environment = json.dumps(describe_environment(), indent=2)
+        write_atomically(self.folder / "environment.json", environment)
+        write_atomically(self.folder / "config.yaml", lambda temporary: save_config(self.config, temporary))

@@ -1,0 +1,1 @@
+"""Three phases as three values, one loop."""
