@@ -291,7 +291,7 @@ def save_config(config: Config, path: Path) -> None:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"Expected YAML in {where}: {' '.join(str(error).split())}.") from None
 

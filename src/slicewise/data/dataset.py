@@ -91,7 +91,7 @@ def draw_epoch(rows: NDArray[np.int64], targets: Targets, config: TrainingConfig
     total = config.epoch_slices or len(rows)
     masked = targets.masked_source[rows]
     masked_share = config.masked_fraction if masked.any() and not masked.all() else float(masked.any())
-    drawn, places = [], []
+    strata, shares = [], []
     for source in np.unique(targets.source[rows]):
         of_source = rows[targets.source[rows] == source]
         has_masks = bool(targets.masked_source[of_source[0]])
@@ -99,13 +99,17 @@ def draw_epoch(rows: NDArray[np.int64], targets: Targets, config: TrainingConfig
         share *= len(of_source) / np.count_nonzero(masked == has_masks)
         tumor = targets.label[of_source]
         tumor_share = config.tumor_fraction if tumor.any() and not tumor.all() else float(tumor.any())
-        for stratum, part in ((of_source[tumor], tumor_share), (of_source[~tumor], 1 - tumor_share)):
-            count = round(total * share * part)
-            if count == 0:
-                continue
-            rounds = -(-count // len(stratum))
-            drawn.append(np.concatenate([generator.permutation(stratum) for _ in range(rounds)])[:count])
-            places.append((np.arange(count) + generator.random(count)) / count)
+        strata += [of_source[tumor], of_source[~tumor]]
+        shares += [share * tumor_share, share * (1 - tumor_share)]
+    # Whole numbers that sum to the total: the differences of the rounded running sum.
+    counts = np.diff(np.rint(np.cumsum([0.0, *shares]) * total).astype(int))
+    drawn, places = [], []
+    for stratum, count in zip(strata, counts, strict=True):
+        if count == 0:
+            continue
+        rounds = -(-count // len(stratum))
+        drawn.append(np.concatenate([generator.permutation(stratum) for _ in range(rounds)])[:count])
+        places.append((np.arange(count) + generator.random(count)) / count)
     order = np.argsort(np.concatenate(places), kind="stable")
     return np.concatenate(drawn)[order]
 

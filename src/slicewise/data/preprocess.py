@@ -124,7 +124,9 @@ def _normalize(image: NDArray[np.float32]) -> NDArray[np.float32]:
     if air is not None and air > low:
         # Skull-stripped slices that were z-scored before carry air as a 0 in the middle of the brain's own range.
         image = np.where(image == air, low, image)
-    image = np.clip(image, low, high)
+    # A power of two scales exactly: whatever the unit, no square below overflows or vanishes.
+    _, exponent = np.frexp(max(abs(low), abs(high)))
+    image, low, high = (np.ldexp(part, -exponent) for part in (np.clip(image, low, high), low, high))
     foreground = image[image > low + _FOREGROUND_SHARE * (high - low)]
     spread = foreground.std() if foreground.size else np.float32(0)
     if not spread > 0:  # two-valued pictures: any scale will do, and this one is finite

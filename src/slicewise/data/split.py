@@ -72,9 +72,9 @@ def check_split(table: pd.DataFrame, split: pd.DataFrame) -> None:
     Raises:
         SplitError: A patient or group stands on two sides, a side is unknown, or a patient of the store has none.
     """
-    unknown = sorted(set(split["split"]) - set(SIDES))
+    unknown = sorted(set(split["split"].fillna("")) - set(SIDES))
     if unknown:
-        raise SplitError(f"Expected the sides {', '.join(SIDES)}, got {', '.join(map(str, unknown))}.")
+        raise SplitError(f"Expected the sides {', '.join(SIDES)}, got {', '.join(map(repr, unknown))}.")
     fresh = _patients(table).merge(split[["source", "patient_id", "split"]], on=["source", "patient_id"], how="left")
     for name, key in (("patient", ["source", "patient_id"]), ("group of equal pictures", ["group"])):
         sides = fresh.groupby(key)["split"].nunique()
@@ -112,7 +112,8 @@ def read_split(file: Path) -> pd.DataFrame:
     """
     if not file.is_file():
         raise SplitError(f"Expected the division of patients in {file}, found none. Run `slicewise split` first.")
-    return pd.read_csv(file, dtype={"source": "string", "patient_id": "string", "split": "string"})
+    columns = {"source": "string", "patient_id": "string", "split": "string"}
+    return pd.read_csv(file, dtype=columns, keep_default_na=False)  # a patient may be called NA
 
 
 def _patients(table: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +148,7 @@ def _rank(seed: int, key: str) -> str:
 
 
 def _apportion(count: int, shares: tuple[float, ...]) -> list[int]:
-    """Whole numbers in proportion to ``shares`` that sum to ``count``; a side with a share gets one while there are enough."""
+    """Whole numbers in proportion to ``shares`` that sum to ``count``; each side gets one while there are enough."""
     exact = [count * share / sum(shares) for share in shares]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(shares)), key=lambda side: exact[side] - counts[side], reverse=True)

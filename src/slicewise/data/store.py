@@ -125,6 +125,7 @@ class StoreWriter:
         """
         self.folder = folder
         self.partial = folder.with_name(folder.name + ".partial")
+        self._images, self._masks = self.partial / "images.f16", self.partial / "masks.u1"
         self._journal = self.partial / "journal.jsonl"
         if self._journal.is_file() and self._lines()[:1] != [{"plan": plan}]:
             shutil.rmtree(self.partial)
@@ -134,11 +135,12 @@ class StoreWriter:
         entries = self._lines()[1:]
         self.done = {(entry["source"], entry["study_id"]) for entry in entries}
         """Studies that an earlier, interrupted ingest has finished."""
-        self._count = sum(len(entry["rows"]) for entry in entries)
+        count = sum(len(entry["rows"]) for entry in entries)
         # A line cut off by a crash is dropped with the pixels behind it.
         _rewrite(self._journal, [{"plan": plan}, *entries])
-        self._images = _open_at(self.partial / "images.f16", self._count * SIDE_PX * SIDE_PX * 2)
-        self._masks = _open_at(self.partial / "masks.u1", self._count * _MASK_BYTES)
+        for file, item_bytes in ((self._images, SIDE_PX * SIDE_PX * 2), (self._masks, _MASK_BYTES)):
+            file.touch()
+            os.truncate(file, count * item_bytes)
 
     def append(
         self,
@@ -153,16 +155,10 @@ class StoreWriter:
         packed = np.packbits(masks.reshape(len(rows), -1), axis=1) if rows else np.zeros((0, _MASK_BYTES), np.uint8)
         for row, image, mask in zip(rows, images, packed, strict=True):
             row["checksum"] = _checksum(image, mask)
-        for stream, values in ((self._images, images), (self._masks, packed)):
-            stream.write(np.ascontiguousarray(values).tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
         entry = {"source": source, "study_id": study_id, "rows": rows, "skipped": skipped}
-        with self._journal.open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(entry) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-        self._count += len(rows)
+        _append(self._images, images.tobytes())
+        _append(self._masks, packed.tobytes())
+        _append(self._journal, (json.dumps(entry) + "\n").encode())
 
     @property
     def skipped(self) -> list[dict[str, str]]:
@@ -177,8 +173,6 @@ class StoreWriter:
         Raises:
             InputError: Not one slice could be read.
         """
-        self._images.close()
-        self._masks.close()
         place = {key: number for number, key in enumerate(order)}
         start, blocks = 0, []
         for entry in self._lines()[1:]:
@@ -188,10 +182,12 @@ class StoreWriter:
             reasons = "; ".join(item["reason"] for item in self.skipped[:3])
             raise InputError(f"Expected at least one readable slice, got none. {reasons}")
         blocks.sort(key=lambda block: block[0])
+        # From here on the files no longer match the journal: were it kept, a crash would resume to pixels of other rows.
+        self._journal.unlink()
         if [block[1] for block in blocks] != sorted(block[1] for block in blocks):
             ranges = [(begin, begin + len(entry["rows"])) for _, begin, entry in blocks]
-            _reorder(self.partial / "images.f16", ranges, SIDE_PX * SIDE_PX * 2)
-            _reorder(self.partial / "masks.u1", ranges, _MASK_BYTES)
+            _reorder(self._images, ranges, SIDE_PX * SIDE_PX * 2)
+            _reorder(self._masks, ranges, _MASK_BYTES)
         table = pd.DataFrame([row for _, _, entry in blocks for row in entry["rows"]], columns=list(COLUMNS)).astype(COLUMNS)
         table.to_parquet(self.partial / "slices.parquet", index=False)
         description = {
@@ -202,14 +198,11 @@ class StoreWriter:
             "fingerprint": hashlib.sha256("".join(table["checksum"]).encode()).hexdigest(),
         }
         (self.partial / "store.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-        self._journal.unlink()
         self.partial.rename(self.folder)
         return SliceStore(self.folder)
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        self._images.close()
-        self._masks.close()
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -226,11 +219,12 @@ def _checksum(image: NDArray[np.float16], packed_mask: NDArray[np.uint8]) -> str
     return digest.hexdigest()
 
 
-def _open_at(file: Path, size: int) -> Any:
-    """Open for appending, cut back to ``size`` bytes."""
-    file.touch()
-    os.truncate(file, size)
-    return file.open("ab")
+def _append(file: Path, data: bytes) -> None:
+    """Add to a file, and return when it is on disk."""
+    with file.open("ab") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _rewrite(journal: Path, entries: list[dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ def evaluate(
     *,
     model: str,
     split: str,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """Predict ``rows`` and count.
 
@@ -35,7 +35,7 @@ def evaluate(
         rows: Which slices.
         model: Name for the column ``model``.
         split: Name for the column ``split``.
-        progress: Called after each slice with the number done.
+        progress: Called with the number done and the total.
 
     Returns:
         A table of cases, see `slicewise.evaluation.cases.CASE_COLUMNS`.
@@ -54,5 +54,5 @@ def evaluate(
             if targets.mask_known[row]:
                 outcome |= pixel_counts(prediction.mask, store.masks([int(row)])[0])
         outcomes.append(outcome)
-        progress(len(outcomes))
+        progress(len(outcomes), len(rows))
     return make_cases(store.table, rows, outcomes, model=model, split=split, threshold=predictor.description.threshold)

@@ -58,10 +58,8 @@ def evaluate_models(
             continue
         predictor = Predictor.from_checkpoint(folder / section / name)
         descriptions[section, name] = predictor.description
-        total, done = sum(map(len, rows.values())), 0
-        with display.bar(predictor.description.name, total) as progress:
-            for side, of_side in rows.items():
-                before = done
+        for side, of_side in rows.items():
+            with display.bar(f"{predictor.description.name}, {side}", len(of_side)) as progress:
                 tables.append(
                     evaluate(
                         predictor,
@@ -70,10 +68,9 @@ def evaluate_models(
                         of_side,
                         model=predictor.description.name,
                         split=side,
-                        progress=lambda count, before=before: progress(before + count, total),  # type: ignore[misc]
+                        progress=progress,
                     )
                 )
-                done += len(of_side)
     return pd.concat(tables, ignore_index=True), descriptions
 
 

@@ -8,6 +8,7 @@ the input's grid.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,9 +44,7 @@ class Encoder(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         first = TwoConv(2, _FOLD * _FOLD, widths[0], _ACTIVATION, _NORM, bias=False)
-        deeper = (
-            Down(2, below, above, _ACTIVATION, _NORM, bias=False) for below, above in zip(widths, widths[1:], strict=False)
-        )
+        deeper = (Down(2, below, above, _ACTIVATION, _NORM, bias=False) for below, above in pairwise(widths))
         self.levels = nn.ModuleList([first, *deeper])
 
     def forward(self, images: Tensor) -> list[Tensor]:

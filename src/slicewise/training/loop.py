@@ -202,7 +202,7 @@ def _step(fabric: Fabric, network: Any, optimizer: Any, batch: Batch, phase: Pha
     if losses.total.requires_grad:  # a batch may hold nothing that supervises the phase's only loss
         optimizer.zero_grad()
         fabric.backward(losses.total)
-        fabric.clip_gradients(network, optimizer, max_norm=clip_norm)
+        fabric.clip_gradients(network, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
         optimizer.step()
     return np.array([loss.item() for loss in losses])
 
@@ -253,7 +253,7 @@ def _save(
         "progress": asdict(progress),
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "schedule": {"last_epoch": schedule.last_epoch},
+        "schedule": schedule.state_dict(),
         "average": average.state_dict(),
     }
     write_atomically(file, lambda temporary: torch.save(state, temporary))

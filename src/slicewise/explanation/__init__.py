@@ -1,0 +1,1 @@
+"""What the classification head looked at."""

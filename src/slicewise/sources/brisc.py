@@ -1,0 +1,99 @@
+"""BRISC 2025: T1 slices in three planes, a PNG mask for every slice with tumor; the class and plane are in the name.
+
+``segmentation_task/{train,val,test}/{images,masks}`` and ``classification_task/*/no_tumor``, and, where it is there,
+``groups.csv`` with the duplicate group of each picture (``image``, ``class``, ``dup_group``).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from slicewise.config import SourceConfig
+from slicewise.errors import InputError, LabelError
+from slicewise.records import MaskState, Slice, Study
+from slicewise.sources.folders import by_number, root_of
+from slicewise.sources.images import is_picture_name, read_mask, read_picture
+
+__all__ = ["find_studies", "read_study"]
+
+_LAYOUT = "segmentation_task/{train,val,test}/{images,masks} and classification_task (BRISC 2025)"
+_PLANES = {"ax": "axial", "co": "coronal", "sa": "sagittal"}
+
+
+def find_studies(source: str, config: SourceConfig) -> list[Study]:
+    """One study a picture; pictures of one duplicate group are one patient.
+
+    Raises:
+        InputError: The folder is missing, empty or of another layout.
+    """
+    root = root_of(source, config, _LAYOUT)
+    groups = _read_groups(root / "groups.csv")
+    studies = []
+    for images in sorted(root.glob("segmentation_task/*/images")):
+        for file in sorted(filter(is_picture_name, images.iterdir()), key=by_number):
+            mask = images.parent / "masks" / f"{file.stem}.png"
+            studies.append(_study(source, file, (file, mask), images.parent.name, groups))
+    for folder in sorted(root.glob("classification_task/*/no_tumor")):
+        for file in sorted(filter(is_picture_name, folder.iterdir()), key=by_number):
+            studies.append(_study(source, file, (file,), folder.parent.name, groups))  # noqa: PERF401 - as above
+    if not studies:
+        raise InputError(f"Expected {_LAYOUT} for source {source}, found no pictures below {root}.")
+    return studies
+
+
+def read_study(study: Study) -> Iterator[Slice]:
+    """The one picture and its mask.
+
+    Raises:
+        UnreadableFileError: One of them cannot be read.
+        LabelError: The mask is missing, empty, or of another size than the picture.
+    """
+    file, *masks = study.files
+    image = read_picture(file)
+    mask = np.zeros(image.shape, dtype=np.bool_)
+    if masks:
+        mask = _read_tumor_mask(masks[0], file, image.shape)
+    words = file.stem.split("_")
+    yield Slice(
+        image=image,
+        mask=mask,
+        mask_state=MaskState.PRESENT if masks else MaskState.EMPTY,
+        label=bool(masks),
+        slice_index=0,
+        # The names say t1 throughout; the slices with tumor, of the older figshare set, are all after contrast.
+        sequence="t1ce" if masks else "t1",
+        plane=next((plane for word, plane in _PLANES.items() if word in words), "unknown"),
+        file=file,
+    )
+
+
+def _read_tumor_mask(mask_file: Path, file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    if not mask_file.is_file():
+        raise LabelError(
+            f"Expected a mask for every slice with tumor, {mask_file} is missing. Add it or remove {file.name}."
+        )
+    mask = read_mask(mask_file)
+    if mask.shape != shape:
+        raise LabelError(
+            f"Expected a mask of {shape[0]} × {shape[1]} pixels for {file}, {mask_file.name} has "
+            f"{mask.shape[0]} × {mask.shape[1]}. Check that they belong together."
+        )
+    if not mask.any():
+        raise LabelError(f"Expected tumor in the mask of {file}, {mask_file} is empty. Check it or remove both files.")
+    return mask
+
+
+def _study(source: str, file: Path, files: tuple[Path, ...], published: str, groups: dict[str, str]) -> Study:
+    return Study("brisc", source, file.stem, groups.get(file.name, file.stem), files, published_split=published)
+
+
+def _read_groups(file: Path) -> dict[str, str]:
+    """Patient by file name: class and duplicate group."""
+    if not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        return {row["image"]: f"{row['class']}-{row['dup_group']}" for row in csv.DictReader(stream)}

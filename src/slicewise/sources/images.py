@@ -1,0 +1,128 @@
+"""Pictures to gray, by an explicit table of color modes.
+
+========================  ===========================================================================
+mode of the file          what becomes of it
+========================  ===========================================================================
+1, L                      as it is
+I;16, I;16L, I;16B, I, F  as it is, in full depth (nothing is cut to 8 bits)
+LA, La                    composited on black: what is transparent is air
+RGB                       the one channel where all three are equal, else luma (ITU-R BT.601)
+RGBA, RGBa, PA            composited on black, then as RGB
+P                         colors are looked up first: an index is not a brightness; then as RGBA
+CMYK, YCbCr, LAB, HSV     converted to RGB, then as RGB
+anything else             refused
+========================  ===========================================================================
+
+The orientation that a camera or converter noted (EXIF) is applied; of a file with several frames the first is read.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from slicewise.errors import UnreadableFileError
+
+__all__ = ["PICTURE_ENDINGS", "is_picture_name", "read_channels", "read_mask", "read_picture"]
+
+PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
+"""Endings, in lower case, of the files that are looked for in folders."""
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "MPO")
+_PIXEL_LIMIT = 64_000_000
+_GRAY = frozenset({"1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+_COLOR = frozenset({"RGB", "CMYK", "YCbCr", "LAB", "HSV"})
+_TRANSPARENT = frozenset({"LA", "La", "RGBA", "RGBa", "P", "PA"})
+
+
+def is_picture_name(file: Path) -> bool:
+    """The name looks like a picture's: a known ending in any case, and not hidden (``._scan.png``, ``.DS_Store``)."""
+    return file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")
+
+
+def read_picture(file: Path) -> NDArray[np.float32]:
+    """Read a picture as gray.
+
+    Args:
+        file: PNG, JPEG, TIFF, BMP, GIF or WebP; its bytes decide, not its ending.
+
+    Returns:
+        ``(H, W)`` float32, finite, in the file's own range.
+
+    Raises:
+        UnreadableFileError: The file is missing, broken, no picture, of an unknown mode, larger than 64 million pixels, or
+            holds values that are not finite.
+    """
+    return _to_gray(read_channels(file))
+
+
+def read_channels(file: Path) -> NDArray[np.float32]:
+    """Read a picture with its channels, for layouts that keep one MR sequence in each.
+
+    Returns:
+        ``(H, W)`` or ``(H, W, 3)`` float32, finite; transparency composited on black.
+
+    Raises:
+        UnreadableFileError: As `read_picture`.
+    """
+    try:
+        # Pillow warns of files that are large or odd but readable; what is too large is refused here by the header.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_FORMATS) as image:
+                width, height = image.size
+                if width * height > _PIXEL_LIMIT:
+                    raise UnreadableFileError(
+                        f"Expected a picture of at most {_PIXEL_LIMIT // 10**6} million pixels, {file} declares "
+                        f"{width} × {height}. Crop or shrink it."
+                    )
+                pixels = _decode(ImageOps.exif_transpose(image), file)
+    except UnreadableFileError:
+        raise
+    except FileNotFoundError:
+        raise UnreadableFileError(f"Expected a picture, found nothing at {file}. Check the path.") from None
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+        raise UnreadableFileError(
+            f"Expected a readable picture ({', '.join(_FORMATS[:-1])}), could not decode {file}: {_short(error)}. "
+            "Replace or remove the file."
+        ) from None
+    if not np.isfinite(pixels).all():
+        raise UnreadableFileError(f"Expected finite intensities, {file} holds NaN or infinity. Replace or remove the file.")
+    return pixels
+
+
+def read_mask(file: Path, threshold: int = 127) -> NDArray[np.bool_]:
+    """Read a mask picture: ``(H, W)`` bool, True above ``threshold``.
+
+    Raises:
+        UnreadableFileError: As `read_picture`.
+    """
+    return read_picture(file) > threshold
+
+
+def _decode(image: Image.Image, file: Path) -> NDArray[np.float32]:
+    if image.mode in _GRAY:
+        return np.asarray(image, dtype=np.float32)
+    if image.mode in _TRANSPARENT:
+        layers = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layers.size, (0, 0, 0, 255)), layers)
+    elif image.mode not in _COLOR:
+        raise UnreadableFileError(f"Expected a gray or color picture, {file} has color mode {image.mode}. Save it as PNG.")
+    return np.asarray(image.convert("RGB"), dtype=np.float32)
+
+
+def _to_gray(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    if pixels.ndim == 2:
+        return pixels
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return np.ascontiguousarray(red)
+    return (0.299 * red + 0.587 * green + 0.114 * blue).astype(np.float32)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,102 @@
+"""The LGG segmentation set (``kaggle_3m``): TIFF slices of lower-grade glioma, a mask for each.
+
+``<patient>/<patient>_<slice>.tif`` holds three channels, T1 before contrast, FLAIR, T1 after contrast, and
+``<patient>/<patient>_<slice>_mask.tif`` outlines the FLAIR abnormality (Buda et al. 2019,
+https://doi.org/10.1016/j.compbiomed.2019.05.002). A file with one channel is FLAIR.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from slicewise.config import SourceConfig
+from slicewise.errors import InputError, LabelError, UnreadableFileError
+from slicewise.records import MaskState, Slice, Study
+from slicewise.sources.folders import by_number, root_of
+from slicewise.sources.images import read_channels, read_mask
+
+__all__ = ["find_studies", "read_study"]
+
+_LAYOUT = "a folder <patient>/<patient>_<slice>.tif with <patient>_<slice>_mask.tif (kaggle_3m)"
+_CHANNELS = {"t1": 0, "flair": 1, "t1ce": 2}
+_NUMBER = re.compile(r"_(\d+)\.tiff?$", re.IGNORECASE)
+
+
+def find_studies(source: str, config: SourceConfig) -> list[Study]:
+    """One study a patient, slices in their order.
+
+    Raises:
+        InputError: The folder is missing, empty or of another layout, or a sequence is asked for that the set lacks.
+    """
+    root = root_of(source, config, _LAYOUT)
+    if (root / "kaggle_3m").is_dir():
+        root = root / "kaggle_3m"
+    unknown = sorted(set(config.sequences) - set(_CHANNELS))
+    if unknown:
+        raise InputError(f"Expected sequences among {', '.join(_CHANNELS)} for source {source}, got {', '.join(unknown)}.")
+    options = (("sequences", config.sequences or ("flair",)),)
+    studies = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        files = sorted((file for file in folder.iterdir() if _NUMBER.search(file.name)), key=by_number)
+        if files:
+            studies.append(Study("lgg", source, folder.name, folder.name, tuple(files), options=options))
+    if not studies:
+        raise InputError(f"Expected {_LAYOUT} for source {source}, found no such slice below {root}.")
+    return studies
+
+
+def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
+    """The slices of one patient; a file that cannot be read is yielded as its error, and the next one follows.
+
+    A tumor-free slice is tumor-free in every sequence. Where there is tumor, the mask outlines the FLAIR abnormality only,
+    so a T1 slice knows its label but not its mask. A T1 channel that copies FLAIR stands for a missing sequence.
+
+    Raises:
+        LabelError: A mask is missing or of another size than its slice.
+    """
+    sequences: tuple[str, ...] = dict(study.options)["sequences"]
+    for file in study.files:
+        try:
+            yield from _read_slice(file, sequences)
+        except UnreadableFileError as error:
+            yield error
+
+
+def _read_slice(file: Path, sequences: tuple[str, ...]) -> list[Slice]:
+    mask_file = file.with_name(f"{file.stem}_mask{file.suffix}")
+    if not mask_file.is_file():
+        raise LabelError(
+            f"Expected a mask for every slice of this layout, {mask_file} is missing. Add it or remove {file.name}."
+        )
+    pixels, mask = read_channels(file), read_mask(mask_file)
+    if pixels.shape[:2] != mask.shape:
+        raise LabelError(
+            f"Expected a mask of {pixels.shape[0]} × {pixels.shape[1]} pixels for {file}, "
+            f"{mask_file.name} has {mask.shape[0]} × {mask.shape[1]}. Check that they belong together."
+        )
+    has_tumor = bool(mask.any())
+    number = _NUMBER.search(file.name)
+    slices = []
+    for sequence in sequences:
+        image = pixels if pixels.ndim == 2 else pixels[..., _CHANNELS[sequence]]
+        is_flair = sequence == "flair"
+        if not is_flair and (pixels.ndim == 2 or np.array_equal(image, pixels[..., _CHANNELS["flair"]])):
+            continue
+        state = MaskState.EMPTY if not has_tumor else MaskState.PRESENT if is_flair else MaskState.UNKNOWN
+        slices.append(
+            Slice(
+                image=image,
+                mask=None if state is MaskState.UNKNOWN else mask,
+                mask_state=state,
+                label=has_tumor,
+                slice_index=int(number.group(1)) if number else 0,
+                sequence=sequence,
+                plane="axial",
+                file=file,
+            )
+        )
+    return slices

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from slicewise.config import ModelConfig
+from slicewise.model.network import PARTS, MultiTaskUNet
+
+
+@pytest.fixture(scope="module")
+def network(tiny):
+    torch.manual_seed(0)
+    return MultiTaskUNet(tiny).eval()
+
+
+def test_default_size_is_about_two_million_and_below_the_limit():
+    count = sum(weight.numel() for weight in MultiTaskUNet(ModelConfig()).parameters())
+    assert 1_900_000 < count <= 2_500_000
+
+
+def test_parts_hold_every_weight_once(network):
+    by_part = [id(weight) for weight in network.part_parameters(PARTS)]
+    assert sorted(by_part) == sorted(id(weight) for weight in network.parameters())
+    assert network.count_parameters() == sum(network.count_parameters((part,)) for part in PARTS)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (64, 96)])
+def test_logits_have_the_size_of_the_input(network, size):
+    logits = network(torch.randn(3, 1, *size))
+    assert logits.mask.shape == (3, 1, *size)
+    assert logits.tumor.shape == (3,)
+
+
+def test_switches_leave_a_head_out_and_change_nothing_else(network):
+    images = torch.randn(2, 1, 64, 64)
+    both = network(images)
+    only_mask, only_tumor = network(images, classify=False), network(images, segment=False)
+    assert only_mask.tumor is None
+    assert only_tumor.mask is None
+    assert torch.equal(only_mask.mask, both.mask)
+    assert torch.equal(only_tumor.tumor, both.tumor)
+
+
+def test_decoder_does_not_run_when_only_classifying(network, monkeypatch):
+    def refuse(_):
+        raise AssertionError("the decoder ran")
+
+    monkeypatch.setattr(network.decoder, "forward", refuse)
+    network(torch.randn(1, 1, 64, 64), segment=False)
+
+
+def test_every_weight_gets_a_gradient(tiny):
+    network = MultiTaskUNet(tiny).train()
+    logits = network(torch.randn(4, 1, 64, 64))
+    (logits.mask.square().mean() + logits.tumor.square().mean()).backward()
+    without = [name for name, weight in network.named_parameters() if weight.grad is None]
+    assert without == []
+
+
+def test_a_shift_by_the_coarsest_stride_shifts_the_mask(network):
+    """Fold and unfold must agree on which pixel is which: a moved input gives the moved output."""
+    images = torch.zeros(1, 1, 256, 256)
+    images[..., 96:128, 96:160] = 3.0
+    moved = torch.roll(images, shifts=(32, 64), dims=(2, 3))
+    with torch.inference_mode():
+        first, second = network(images, classify=False).mask, network(moved, classify=False).mask
+    back = torch.roll(second, shifts=(-32, -64), dims=(2, 3))
+    assert torch.allclose(first[..., 64:160, 64:160], back[..., 64:160, 64:160], atol=1e-4)

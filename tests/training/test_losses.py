@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+from slicewise.config import PhaseConfig
+from slicewise.data.dataset import Batch
+from slicewise.model.network import Logits
+from slicewise.training.losses import combined_loss, segmentation_loss
+
+JOINT = PhaseConfig(encoder_learning_rate=1.0, segmentation_weight=1.0, classification_weight=0.5)
+
+
+def make_batch(mask_known, label_known):
+    count = len(mask_known)
+    masks = torch.zeros(count, 1, 8, 8)
+    masks[:, :, :4] = 1.0
+    return Batch(
+        images=torch.zeros(count, 1, 8, 8),
+        masks=masks,
+        mask_known=torch.tensor(mask_known),
+        labels=torch.ones(count),
+        label_known=torch.tensor(label_known),
+    )
+
+
+def test_known_value_of_the_segmentation_loss():
+    """All logits 0: probability 1/2 everywhere, cross-entropy ln 2; Dice by hand with MONAI's smoothing of 1e-5."""
+    masks = torch.zeros(1, 1, 2, 2)
+    masks[..., 0, 0] = 1.0
+    loss = segmentation_loss(torch.zeros(1, 1, 2, 2), masks, torch.tensor([True]))
+    dice = (2 * 0.5 + 1e-5) / (1 + 2 + 1e-5)
+    assert loss.item() == pytest.approx(math.log(2) + 1 - dice, rel=1e-5)
+
+
+def test_what_stands_in_an_unknown_mask_cannot_matter():
+    logits = torch.randn(3, 1, 8, 8)
+    known = torch.tensor([True, False, True])
+    masks = torch.rand(3, 1, 8, 8).round()
+    changed = masks.clone()
+    changed[1] = 1 - changed[1]
+    assert segmentation_loss(logits, masks, known) == segmentation_loss(logits, changed, known)
+
+
+def test_unknown_slices_get_no_gradient():
+    logits = torch.randn(3, 1, 8, 8, requires_grad=True)
+    tumor = torch.randn(3, requires_grad=True)
+    batch = make_batch([True, False, True], [False, True, True])
+    combined_loss(Logits(logits, tumor), batch, JOINT).total.backward()
+    assert logits.grad[1].abs().sum() == 0
+    assert logits.grad[0].abs().sum() > 0
+    assert tumor.grad[0] == 0
+    assert tumor.grad[1] != 0
+
+
+def test_loss_per_masked_slice_does_not_shrink_with_unmasked_company():
+    logits = torch.randn(2, 1, 8, 8)
+    alone = make_batch([True, True], [False, False])
+    padded = make_batch([True, True, False, False], [False, False, False, False])
+    tumor = torch.zeros(4)
+    first = combined_loss(Logits(logits, tumor[:2]), alone, JOINT)
+    second = combined_loss(Logits(torch.cat([logits, torch.randn(2, 1, 8, 8)]), tumor), padded, JOINT)
+    assert first.segmentation.item() == pytest.approx(second.segmentation.item(), rel=1e-6)
+
+
+def test_total_is_the_weighted_sum():
+    batch = make_batch([True, True], [True, True])
+    losses = combined_loss(Logits(torch.randn(2, 1, 8, 8), torch.randn(2)), batch, JOINT)
+    assert losses.total.item() == pytest.approx(losses.segmentation.item() + 0.5 * losses.classification.item(), rel=1e-6)
+
+
+def test_known_value_of_the_classification_loss():
+    losses = combined_loss(Logits(None, torch.tensor([0.0, 100.0])), make_batch([False, False], [True, False]), JOINT)
+    assert losses.classification.item() == pytest.approx(math.log(2), rel=1e-6)
+    assert losses.segmentation.item() == 0
+
+
+def test_a_batch_that_knows_nothing_has_a_zero_loss_without_gradient():
+    logits = Logits(torch.randn(2, 1, 8, 8, requires_grad=True), torch.randn(2, requires_grad=True))
+    losses = combined_loss(logits, make_batch([False, False], [False, False]), JOINT)
+    assert losses.total.item() == 0
+    assert not losses.total.requires_grad
+
+
+def test_all_empty_masks_give_a_finite_loss_that_falls_with_fewer_false_pixels():
+    empty, known = torch.zeros(2, 1, 8, 8), torch.tensor([True, True])
+    many, few = torch.full((2, 1, 8, 8), 2.0), torch.full((2, 1, 8, 8), -6.0)
+    assert math.isfinite(segmentation_loss(few, empty, known).item())
+    assert segmentation_loss(few, empty, known) < segmentation_loss(many, empty, known)
