@@ -47,6 +47,14 @@ def test_the_old_content_stands_until_the_new_one_is_whole(tmp_path):
     assert file.read_text() == "new"
 
 
+def test_whoever_reads_the_old_content_reads_it_to_its_end(tmp_path):
+    file = tmp_path / "file.txt"
+    file.write_text("old")
+    with file.open() as reader:
+        write_atomically(file, "new")
+        assert reader.read() == "old"
+
+
 def test_a_process_killed_in_the_middle_leaves_the_old_content(tmp_path):
     file = tmp_path / "file.txt"
     file.write_text("old")

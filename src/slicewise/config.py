@@ -147,10 +147,10 @@ class PhasesConfig(_Section):
     """The three phases, as three values fed to one loop."""
 
     segmentation: PhaseConfig = PhaseConfig(
-        epochs=10, encoder_learning_rate=2e-3, decoder_learning_rate=2e-3, segmentation_weight=1.0
+        epochs=10, encoder_learning_rate=1e-3, decoder_learning_rate=1e-3, segmentation_weight=1.0
     )
     """Warm-up of encoder and decoder on the slices whose mask is known."""
-    classification: PhaseConfig = PhaseConfig(epochs=3, classifier_learning_rate=2e-3, classification_weight=1.0)
+    classification: PhaseConfig = PhaseConfig(epochs=3, classifier_learning_rate=1e-3, classification_weight=1.0)
     """The classification head alone, on top of the frozen encoder."""
     joint: PhaseConfig = PhaseConfig(
         epochs=8,
@@ -166,7 +166,7 @@ class PhasesConfig(_Section):
 class TrainingConfig(_Section):
     """How the one loop runs, whatever the phase."""
 
-    batch_size: Positive = 16
+    batch_size: Positive = 8
     """Slices in a batch."""
     masked_fraction: Fraction = 0.75
     """Share of a joint batch drawn from slices whose mask is known; the rest knows only yes or no."""

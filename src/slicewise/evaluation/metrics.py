@@ -75,7 +75,8 @@ def measure(cases: pd.DataFrame) -> dict[str, Figure]:
     """All figures of one model on one set of slices.
 
     ``slice_dice`` and ``slice_iou`` are means over slices; ``volume_dice`` sums the counts of a study's slices first and is
-    the mean over studies; ``combined`` is the mean of ``slice_dice`` and ``accuracy``; ``always_tumor_accuracy`` is what
+    the mean over studies, of sources in which tumors are outlined at all: in a yes/no set a Dice could only be 0 or
+    undefined, and the false-mask rate says that better. ``combined`` is the mean of ``slice_dice`` and ``accuracy``; ``always_tumor_accuracy`` is what
     answering "tumor" every time would score.
 
     Args:
@@ -97,7 +98,7 @@ def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, sensitivity:
     positives = np.sort(probabilities[labels.astype(bool)])[::-1]
     if not len(positives):
         return 0.5
-    # The small term keeps 0.97 · 100 = 97.00000000000001 from asking for one more.
+    # The small term keeps 0.56 · 100 = 56.00000000000001 from asking for one more.
     return float(positives[max(0, math.ceil(sensitivity * len(positives) - 1e-9) - 1)])
 
 
@@ -105,7 +106,13 @@ def _segmentation(cases: pd.DataFrame) -> dict[str, Figure]:
     counts = cases[["tp", "fp", "fn"]].astype("float64")
     scored = cases[(counts.sum(axis=1) > 0).to_numpy()]
     keys = ["source", "patient_id", "study_id", "sequence"]
-    volumes = counts.assign(**{key: cases[key] for key in keys}).groupby(keys)[["tp", "fp", "fn"]].sum()
+    outlined = cases["source"].isin(cases.loc[cases["mask_state"] == "present", "source"])
+    volumes = (
+        counts[outlined.to_numpy()]
+        .assign(**{key: cases[key] for key in keys})
+        .groupby(keys, dropna=False)[["tp", "fp", "fn"]]
+        .sum()
+    )
     volumes = volumes[volumes.sum(axis=1) > 0]
     in_volumes = cases.set_index(keys).index.isin(volumes.index)
     free = cases[(cases["mask_state"] == "empty").to_numpy()]

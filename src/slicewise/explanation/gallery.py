@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,9 +39,9 @@ def write_gallery(folder: Path, count: int, store: SliceStore, cases: pd.DataFra
     chosen = choose_slices(cases[(cases["model"] == "joint") & (cases["split"] == "test")], count)
     files = []
     with display.bar("Grad-CAM", len(chosen)) as progress:
-        for number, case in enumerate(chosen.itertuples(index=False), start=1):
+        for number, case in enumerate(chosen.to_dict("records"), start=1):
             picture = draw_case(predictor, store, case, with_heat=True)
-            name = f"{number:02d}_{case.outcome}_{str(case.slice_id).replace('/', '_').replace(' ', '_')}.png"
+            name = f"{number:02d}_{case['outcome']}_{str(case['slice_id']).replace('/', '_').replace(' ', '_')}.png"
             files.append(folder / "explanations" / name)
             write_atomically(files[-1], picture)
             progress(number, len(chosen))
@@ -69,19 +71,19 @@ def choose_slices(cases: pd.DataFrame, count: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else known.head(0)
 
 
-def draw_case(predictor: Predictor, store: SliceStore, case: object, *, with_heat: bool) -> bytes:
+def draw_case(predictor: Predictor, store: SliceStore, case: Mapping[Any, Any], *, with_heat: bool) -> bytes:
     """Predict a case's slice again and draw it.
 
     Args:
         predictor: The model.
         store: The slices.
-        case: A row of the table of cases, as a named tuple.
+        case: A row of the table of cases, as a mapping.
         with_heat: Add the Grad-CAM picture.
     """
-    row = int(case.row)  # type: ignore[attr-defined]
+    row = int(case["row"])
     pixels: NDArray[np.float16] = np.asarray(store.images[row])
     prediction = predictor.predict_preprocessed(pixels)
-    known = case.mask_state != MaskState.UNKNOWN  # type: ignore[attr-defined]
+    known = case["mask_state"] != MaskState.UNKNOWN
     reference = store.masks([row])[0] if known else None
     return draw_panel(
         pixels,
@@ -92,11 +94,11 @@ def draw_case(predictor: Predictor, store: SliceStore, case: object, *, with_hea
     )
 
 
-def _caption(case: object) -> str:
-    label = "label not known" if pd.isna(case.label) else "tumor" if case.label else "no tumor"  # type: ignore[attr-defined]
-    parts = [str(case.slice_id), label, f"p = {case.probability:.2f}"]  # type: ignore[attr-defined]
-    if not pd.isna(case.tp):  # type: ignore[attr-defined]
-        overlap = dice(case.tp, case.fp, case.fn)  # type: ignore[attr-defined]
+def _caption(case: Mapping[Any, Any]) -> str:
+    label = "label not known" if pd.isna(case["label"]) else "tumor" if case["label"] else "no tumor"
+    parts = [str(case["slice_id"]), label, f"p = {case['probability']:.2f}"]
+    if not pd.isna(case["tp"]):
+        overlap = dice(case["tp"], case["fp"], case["fn"])
         parts.append("both empty" if np.isnan(overlap) else f"Dice {overlap:.2f}")
     return " · ".join(parts)
 

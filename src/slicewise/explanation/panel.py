@@ -64,4 +64,4 @@ def _outline(ax: Axes, mask: NDArray[np.bool_] | None, color: str, label: str, s
     if mask is None or not mask.any():
         return []
     ax.contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=1.3, linestyles=[style])
-    return [Line2D([], [], color=color, linewidth=1.3, linestyle=style, label=label)]  # type: ignore[arg-type]
+    return [Line2D([], [], color=color, linewidth=1.3, linestyle=style, label=label)]

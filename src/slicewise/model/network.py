@@ -7,6 +7,7 @@ the input's grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,6 +26,7 @@ PARTS = ("encoder", "decoder", "classifier")
 """The parts that a phase of training can freeze."""
 
 _FOLD = 2
+_TUMOR_SHARE = 0.02
 _ACTIVATION = ("leakyrelu", {"negative_slope": 0.1, "inplace": True})
 _NORM = ("batch", {"affine": True})
 
@@ -67,6 +69,9 @@ class Decoder(nn.Module):
             UpCat(2, deep, fine, fine, _ACTIVATION, _NORM, bias=False, dropout=0.0) for deep, fine in pairs
         )
         self.output = Convolution(2, widths[0], _FOLD * _FOLD, kernel_size=1, conv_only=True)
+        # Training starts from "hardly any pixel is tumor" and need not spend its first epoch on learning that
+        # (Lin et al. 2017, https://doi.org/10.1109/ICCV.2017.324, section 4.1).
+        nn.init.constant_(self.output.conv.bias, math.log(_TUMOR_SHARE / (1 - _TUMOR_SHARE)))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """One map a level, finest first, to ``(B, 1, H, W)`` logits."""

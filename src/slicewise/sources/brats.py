@@ -137,7 +137,8 @@ def _whole_tumor(labels: NDArray[np.float32], file: Path, year: int, source: str
     if unknown:
         raise LabelError(
             f"Expected labels {sorted(_LABELS[year])} of BraTS {year}, found "
-            f"{', '.join(f'{value:g}' for value in unknown)} in {file}. If it is of another edition, set sources.{source}.year."
+            f"{', '.join(f'{value:g}' for value in unknown)} in {file}. "
+            f"If it is of another edition, set sources.{source}.year."
         )
     return (labels > 0) & (labels != _CAVITY.get(year, -1))
 
