@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from slicewise.config import ModelConfig
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

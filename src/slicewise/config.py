@@ -248,6 +248,15 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes the words that the loader, or a reader of YAML 1.1, would take for something else."""
+
+
+for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
+    for _tag, _pattern in _resolvers:
+        _Dumper.add_implicit_resolver(_tag, _pattern, [_first])
+
+
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration from YAML and apply dotted overrides.
 
@@ -285,7 +294,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """Write a configuration so that `load_config` gives an equal one."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
     path.write_text(text, encoding="utf-8")
 
 
@@ -331,19 +340,8 @@ def _explain(error: ValidationError) -> str:
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:
-    section: Any = Config
-    for part in location[:-1]:
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            field = section.model_fields.get(str(part))
-            section = (
-                SourceConfig
-                if part == "sources"
-                else PhantomConfig
-                if part == "phantom"
-                else field.annotation
-                if field
-                else None
-            )
-    if isinstance(section, type) and issubclass(section, BaseModel):
-        return f"known keys here: {', '.join(section.model_fields)}"
-    return "see docs/configuration.md"
+    named: dict[int | str, Any] = {"sources": SourceConfig, "phantom": PhantomConfig}
+    section = named.get(location[0], Config)
+    for part in location[:-1] if section is Config else ():
+        section = section.model_fields[str(part)].annotation
+    return f"known keys here: {', '.join(section.model_fields)}"

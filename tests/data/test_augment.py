@@ -14,6 +14,14 @@ NOTHING = AugmentationConfig(
 MOVING = AugmentationConfig(gamma=0, contrast=0, bias_field=0, noise=0)
 
 
+SIDE = 128
+
+
+def draw(batch, config, count):
+    """The first sample, changed by as many keys."""
+    return augment(*(part[:1].expand(count, -1, -1, -1) for part in batch), config, [(seed,) for seed in range(count)])
+
+
 def only(**changes):
     return NOTHING.model_copy(update=changes)
 
@@ -22,10 +30,10 @@ def only(**changes):
 def batch():
     """Smooth images of mean 0, an off-center ellipse as mask."""
     random = np.random.default_rng(0)
-    images = np.stack([ndimage.gaussian_filter(random.normal(size=(1, 256, 256)), (0, 4, 4)) * 12 for _ in range(4)])
-    rows, columns = np.indices((256, 256))
-    mask = np.hypot((rows - 100) / 30, (columns - 150) / 15) < 1
-    return torch.from_numpy(images.astype(np.float32)), torch.from_numpy(mask).float().expand(4, 1, 256, 256).clone()
+    images = np.stack([ndimage.gaussian_filter(random.normal(size=(1, SIDE, SIDE)), (0, 3, 3)) * 10 for _ in range(4)])
+    rows, columns = np.indices((SIDE, SIDE))
+    mask = np.hypot((rows - 50) / 16, (columns - 75) / 9) < 1
+    return torch.from_numpy(images.astype(np.float32)), torch.from_numpy(mask).float().expand(4, 1, SIDE, SIDE).clone()
 
 
 KEYS = [(7, 0, 0, place) for place in range(4)]
@@ -72,7 +80,7 @@ def test_about_as_many_are_flipped_as_asked():
     assert 18 <= (flipped[:, 0, 0, 7] > 0.5).sum() <= 42  # 30, and 2.6 standard deviations
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 10**6))
 def test_a_mask_moves_with_its_image(batch, seed):
     masks = batch[1]
@@ -95,8 +103,8 @@ def test_a_mask_moves_with_its_image(batch, seed):
     ids=["scale", "rotation", "shift", "flip and rotation"],
 )
 def test_area_changes_with_scale_alone(batch, config, least, most):
-    area = batch[1][0].sum()
-    ratios = [augment(*(part[:1] for part in batch), config, [(seed,)])[1].sum() / area for seed in range(30)]
+    _, masks = draw(batch, config, 30)
+    ratios = masks.sum(dim=(1, 2, 3)) / batch[1][0].sum()
     assert min(ratios) >= 0.98 * least
     assert max(ratios) <= 1.02 * most
     if least < 1:  # and both directions occur
@@ -104,19 +112,20 @@ def test_area_changes_with_scale_alone(batch, config, least, most):
 
 
 def test_shifts_stay_within_their_share_of_the_side(batch):
-    start = center(batch[1][0])
-    moves = [center(augment(*(part[:1] for part in batch), only(shift=0.1), [(seed,)])[1][0]) - start for seed in range(40)]
+    _, masks = draw(batch, only(shift=0.1), 40)
+    moves = [center(mask) - center(batch[1][0]) for mask in masks]
     largest = np.abs(moves).max(axis=0)
-    assert (largest <= 0.1 * 256 + 0.5).all()
-    assert (largest > 0.07 * 256).all()
+    assert (largest <= 0.1 * SIDE + 0.5).all()
+    assert (largest > 0.07 * SIDE).all()
 
 
 def test_rotations_stay_within_their_degrees(batch):
-    start = center(batch[1][0]) - 127.5
+    middle = (SIDE - 1) / 2
+    start = center(batch[1][0]) - middle
     angles = []
-    for seed in range(40):
-        end = center(augment(*(part[:1] for part in batch), only(rotation_degrees=20), [(seed,)])[1][0]) - 127.5
-        assert np.hypot(*end) == pytest.approx(np.hypot(*start), abs=0.7)
+    for mask in draw(batch, only(rotation_degrees=20), 40)[1]:
+        end = center(mask) - middle
+        assert np.hypot(*end) == pytest.approx(np.hypot(*start), abs=0.5)
         angles.append(np.degrees(np.arctan2(*end) - np.arctan2(*start)))
     assert max(np.abs(angles)) <= 21
     assert min(angles) < -14
@@ -154,22 +163,20 @@ def test_gamma_keeps_the_ends_and_the_order(batch):
 
 
 def test_gain_and_offset_are_linear_and_within_their_range(batch):
-    for seed in range(20):
-        images, _ = augment(*(part[:1] for part in batch), only(contrast=0.2), [(seed,)])
-        gain, offset = np.polyfit(batch[0][0].flatten(), images.flatten(), 1)
+    for image in draw(batch, only(contrast=0.2), 20)[0]:
+        gain, offset = np.polyfit(batch[0][0].flatten(), image.flatten(), 1)
         assert 0.8 - 1e-3 <= gain <= 1.2 + 1e-3
         assert abs(offset) <= 0.2 + 1e-3
-        assert torch.allclose(images, batch[0][:1] * gain + offset, atol=1e-3)
+        assert torch.allclose(image, batch[0][0] * gain + offset, atol=1e-3)
 
 
 def test_noise_is_white_and_within_its_deviation(batch):
     deviations = []
-    for seed in range(20):
-        images, _ = augment(*(part[:1] for part in batch), only(noise=0.5), [(seed,)])
-        noise = (images - batch[0][:1])[0, 0]
+    for image in draw(batch, only(noise=0.5), 20)[0]:
+        noise = (image - batch[0][0])[0]
         deviations.append(noise.std().item())
         neighbors = torch.corrcoef(torch.stack([noise[:, 1:].flatten(), noise[:, :-1].flatten()]))[0, 1]
-        assert abs(neighbors) < 0.05 + (deviations[-1] < 0.01)
+        assert abs(neighbors) < 0.05
     assert max(deviations) <= 0.51
     assert max(deviations) > 0.35
 
@@ -177,9 +184,9 @@ def test_noise_is_white_and_within_its_deviation(batch):
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**9), value=st.sampled_from([0.0, -6.0, 6.0]), lone=st.booleans())
 def test_every_sample_is_finite(seed, value, lone):
-    images = torch.full((1, 1, 256, 256), value)
+    images = torch.full((1, 1, 64, 64), value)
     if lone:
-        images[0, 0, 128, 128] = -value or 1.0
+        images[0, 0, 32, 32] = -value or 1.0
     config = AugmentationConfig(rotation_degrees=180, scale=0.9, shift=1, gamma=0.9, contrast=0.9, bias_field=0.9, noise=2)
     augmented, masks = augment(images, torch.ones_like(images), config, [(seed,)])
     assert torch.isfinite(augmented).all()

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+
 from slicewise.data.preprocess import PREPROCESSING
 from slicewise.errors import CheckpointError
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from slicewise.model.infer import infer
 from slicewise.model.network import MultiTaskUNet
 

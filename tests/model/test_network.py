@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from slicewise.config import ModelConfig
 from slicewise.model.network import PARTS, MultiTaskUNet
 

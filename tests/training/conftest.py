@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from slicewise.config import Config, SourceConfig
 from slicewise.data.store import COLUMNS, StoreWriter
 

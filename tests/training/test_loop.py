@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from slicewise.data.dataset import find_targets
 from slicewise.errors import TrainingError
 from slicewise.model.network import PARTS, MultiTaskUNet

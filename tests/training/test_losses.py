@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from slicewise.config import PhaseConfig
 from slicewise.data.dataset import Batch
 from slicewise.model.network import Logits

@@ -74,10 +74,10 @@ def iou(tp: float, fp: float, fn: float) -> float:
 def measure(cases: pd.DataFrame) -> dict[str, Figure]:
     """All figures of one model on one set of slices.
 
-    ``slice_dice`` and ``slice_iou`` are means over slices; ``volume_dice`` sums the counts of a study's slices first and is
+    ``slice_dice`` and ``slice_iou`` are means over slices. ``volume_dice`` sums the counts of a study's slices first and is
     the mean over studies, of sources in which tumors are outlined at all: in a yes/no set a Dice could only be 0 or
-    undefined, and the false-mask rate says that better. ``combined`` is the mean of ``slice_dice`` and ``accuracy``; ``always_tumor_accuracy`` is what
-    answering "tumor" every time would score.
+    undefined, and the false-mask rate says that better. ``combined`` is the mean of ``slice_dice`` and ``accuracy``;
+    ``always_tumor_accuracy`` is what answering "tumor" every time would score.
 
     Args:
         cases: Rows of one model, with the columns of `slicewise.evaluation.cases.CASE_COLUMNS`.

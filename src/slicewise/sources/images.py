@@ -32,7 +32,7 @@ __all__ = ["PICTURE_ENDINGS", "is_picture_name", "read_channels", "read_mask", "
 PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
 """Endings, in lower case, of the files that are looked for in folders."""
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "MPO")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _PIXEL_LIMIT = 64_000_000
 _GRAY = frozenset({"1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 _COLOR = frozenset({"RGB", "CMYK", "YCbCr", "LAB", "HSV"})
@@ -87,7 +87,7 @@ def read_channels(file: Path) -> NDArray[np.float32]:
         raise UnreadableFileError(f"Expected a picture, found nothing at {file}. Check the path.") from None
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         raise UnreadableFileError(
-            f"Expected a readable picture ({', '.join(_FORMATS[:-1])}), could not decode {file}: {_short(error)}. "
+            f"Expected a readable picture ({', '.join(_FORMATS)}), could not decode {file}: {_short(error)}. "
             "Replace or remove the file."
         ) from None
     if not np.isfinite(pixels).all():

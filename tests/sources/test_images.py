@@ -1,0 +1,108 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slicewise.errors import UnreadableFileError
+from slicewise.sources.images import read_mask, read_picture
+
+RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+
+
+def save(folder, image, name="picture.png", **options):
+    file = folder / name
+    image.save(file, **options)
+    return file
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "CMYK"])
+def test_a_gray_picture_is_the_same_in_every_color_mode(tmp_path, mode):
+    name = "picture.tif" if mode == "CMYK" else "picture.png"
+    file = save(tmp_path, Image.fromarray(RAMP).convert(mode), name)
+    assert np.abs(read_picture(file) - RAMP).max() <= 1
+
+
+def test_a_palette_index_is_not_a_brightness(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode=None).convert("P")
+    image.putpalette([200, 200, 200, 10, 10, 10])
+    image.putdata([0, 1])
+    assert read_picture(save(tmp_path, image)).tolist() == [[200, 10]]
+
+
+def test_sixteen_bits_are_kept(tmp_path):
+    deep = np.array([[0, 300], [40_000, 65_535]], dtype=np.uint16)
+    assert np.array_equal(read_picture(save(tmp_path, Image.fromarray(deep))), deep)
+
+
+def test_color_becomes_luma(tmp_path):
+    pure = np.zeros((1, 3, 3), dtype=np.uint8)
+    pure[0, range(3), range(3)] = 255
+    assert read_picture(save(tmp_path, Image.fromarray(pure)))[0] == pytest.approx([76.245, 149.685, 29.07])
+
+
+def test_what_is_transparent_is_air(tmp_path):
+    pixels = np.full((1, 2, 4), 255, dtype=np.uint8)
+    pixels[0, 1, 3] = 0
+    assert read_picture(save(tmp_path, Image.fromarray(pixels))).tolist() == [[255, 0]]
+
+
+def test_noted_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rows are columns
+    file = save(tmp_path, Image.fromarray(RAMP), "turned.png", exif=exif)
+    assert np.array_equal(read_picture(file), np.rot90(RAMP, -1))
+
+
+def test_the_bytes_decide_not_the_ending(tmp_path):
+    file = save(tmp_path, Image.fromarray(RAMP), "picture.jpg", format="PNG")
+    assert np.array_equal(read_picture(file), RAMP)
+
+
+def test_mask_is_cut_above_its_threshold(tmp_path):
+    file = save(tmp_path, Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)))
+    assert read_mask(file).tolist() == [[False, False, True, True]]
+
+
+def make_bomb(file):
+    """A few bytes that declare 900 million pixels."""
+
+    def chunk(tag, body):
+        return struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    file.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+def test_broken_files_are_refused_with_their_name(tmp_path):
+    whole = save(tmp_path, Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)), "whole.png")
+    broken = {
+        "text.png": b"not a picture",
+        "empty.png": b"",
+        "cut.png": whole.read_bytes()[:2000],
+        "page.png": b"%PDF-1.4",
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+    make_bomb(tmp_path / "bomb.png")
+    for name in [*broken, "bomb.png", "absent.png"]:
+        with pytest.raises(UnreadableFileError, match=name):
+            read_picture(tmp_path / name)
+
+
+def test_not_finite_is_refused(tmp_path):
+    file = save(tmp_path, Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)), "nan.tif")
+    with pytest.raises(UnreadableFileError, match="NaN"):
+        read_picture(file)
+
+
+def test_every_real_picture_is_read(shared_data):
+    files = [file for file in (shared_data / "brain_tumor_dataset").glob("*/*") if file.is_file()]
+    assert len(files) == 253
+    for file in files:
+        picture = read_picture(file)
+        assert picture.ndim == 2
+        assert picture.max() > picture.min()
