@@ -12,7 +12,7 @@ from slicewise.config import AugmentationConfig, SourceConfig, TrainingConfig
 from slicewise.data.augment import augment
 from slicewise.data.dataset import Targets, batches, draw_epoch, find_targets, load_batch
 from slicewise.data.store import COLUMNS, StoreWriter
-from slicewise.errors import TrainingError
+from slicewise.errors import InputError, TrainingError
 
 
 def make_table(rows):
@@ -51,6 +51,12 @@ def test_the_label_contract(label, state, teaches_mask, teaches_label, segmentat
     assert targets.mask_known.tolist() == [teaches_mask and segmentation]
     assert targets.label_known.tolist() == [teaches_label and classification]
     assert targets.label.tolist() == [label is True]
+
+
+def test_a_source_that_is_not_configured_is_refused_by_name():
+    rows = [("a", True, "present"), ("b", True, "present")]
+    with pytest.raises(InputError, match="also holds b"):
+        find_targets(make_table(rows), {"a": SourceConfig(layout="lgg")})
 
 
 def test_a_sources_settings_are_its_own():

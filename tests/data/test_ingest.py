@@ -177,3 +177,10 @@ def test_a_changed_file_makes_the_ingest_start_over(sources, pictures, tmp_path,
     assert len(appended) == 5
     changed = preprocess((np.arange(480).reshape(20, 24) % 251).astype(np.float32))[0]
     assert np.array_equal(store.images[0], changed)
+
+
+def test_a_changed_mask_makes_the_ingest_start_over(sources, glioma, tmp_path, interrupted):
+    appended = interrupted(sources, tmp_path / "store")
+    save(np.full((256, 256), 255), glioma / "TCGA_B" / "TCGA_B_1_mask.tif")
+    ingest(sources, tmp_path / "store", workers=1)
+    assert len(appended) == 5

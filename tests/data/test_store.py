@@ -130,6 +130,16 @@ def test_files_of_another_size_are_refused(copy, name):
         SliceStore(copy)
 
 
+@pytest.mark.parametrize("name", ["store.json", "slices.parquet"])
+@pytest.mark.parametrize("damage", [b"", b"not what it says", None], ids=["emptied", "overwritten", "removed"])
+def test_a_damaged_table_is_refused_with_its_folder(copy, name, damage):
+    (copy / name).unlink()
+    if damage is not None:
+        (copy / name).write_bytes(damage)
+    with pytest.raises(InputError, match=f"{copy}.*Run `slicewise ingest`|{copy}.*Ingest again"):
+        SliceStore(copy)
+
+
 def test_another_preprocessing_is_refused(copy):
     description = json.loads((copy / "store.json").read_text())
     (copy / "store.json").write_text(json.dumps(description | {"preprocessing": "stretched/0"}))

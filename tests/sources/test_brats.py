@@ -91,6 +91,13 @@ def test_a_missing_sequence_is_named(tmp_path):
         studies_in(tmp_path, sequences=("t1", "t1ce", "t2", "flair"))
 
 
+def test_two_files_of_one_sequence_are_refused_by_name(tmp_path):
+    write(tmp_path, "BraTS2021_1", ["flair"])
+    (tmp_path / "BraTS2021_1" / "BraTS2021_2_flair.nii.gz").write_bytes(b"of another study")
+    with pytest.raises(InputError, match=r"BraTS2021_1_flair\.nii\.gz and BraTS2021_2_flair\.nii\.gz"):
+        studies_in(tmp_path)
+
+
 def test_one_study_may_be_named_itself(tmp_path):
     write(tmp_path, "BraTS2021_00001", ["flair"], [1])
     assert [study.study_id for study in studies_in(tmp_path / "BraTS2021_00001")] == ["BraTS2021_00001"]

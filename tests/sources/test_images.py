@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slicewise.errors import UnreadableFileError
+from slicewise.errors import LabelError, UnreadableFileError
 from slicewise.sources.images import read_mask, read_picture
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -60,9 +60,32 @@ def test_the_bytes_decide_not_the_ending(tmp_path):
     assert np.array_equal(read_picture(file), RAMP)
 
 
-def test_mask_is_cut_above_its_threshold(tmp_path):
+def test_mask_softened_by_compression_is_cut_in_the_middle(tmp_path):
     file = save(tmp_path, Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)))
     assert read_mask(file).tolist() == [[False, False, True, True]]
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image.fromarray(np.array([[0, 1, 0, 1]], dtype=np.uint8)),
+        Image.fromarray(np.array([[False, True, False, True]])),
+        Image.fromarray(np.array([[0, 255, 0, 255]], dtype=np.uint8)).convert("RGB"),
+    ],
+    ids=["0 and 1", "one bit", "color"],
+)
+def test_mask_of_two_values_however_they_are_written(tmp_path, picture):
+    assert read_mask(save(tmp_path, picture)).tolist() == [[False, True, False, True]]
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.array([[0, 1, 2, 4]], np.uint8), np.array([[0, 65535]], np.uint16)], ids=["classes", "16 bits"]
+)
+def test_mask_of_other_values_is_refused_with_its_brightest(tmp_path, pixels):
+    file = save(tmp_path, Image.fromarray(pixels))
+    with pytest.raises(LabelError, match=rf"{pixels.max()}\. Convert") as refusal:
+        read_mask(file)
+    assert str(file) in str(refusal.value)
 
 
 def make_bomb(file):

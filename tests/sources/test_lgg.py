@@ -109,7 +109,7 @@ def test_a_sequence_that_the_set_lacks_is_refused(tmp_path):
 def test_real_set_has_the_published_counts(shared_data):
     studies = find_studies("lgg", SourceConfig(layout="lgg", path=shared_data / "lgg"))
     assert len(studies) == 80
-    assert sum(len(study.files) for study in studies) == 2931
+    assert sum(len(study.files) for study in studies) == 2 * 2931  # slices and masks
     first = list(read_study(studies[0]))
     assert {item.label for item in first} == {True, False}
     assert first[0].image.shape == (256, 256)

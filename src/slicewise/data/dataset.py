@@ -14,7 +14,7 @@ from torch import Tensor
 from slicewise.config import AugmentationConfig, SourceConfig, TrainingConfig
 from slicewise.data.augment import augment
 from slicewise.data.store import SliceStore
-from slicewise.errors import TrainingError
+from slicewise.errors import InputError, TrainingError
 from slicewise.records import MaskState
 
 __all__ = ["Batch", "Targets", "batches", "draw_epoch", "find_targets", "load_batch"]
@@ -57,7 +57,16 @@ class Targets:
 
 
 def find_targets(table: pd.DataFrame, sources: Mapping[str, SourceConfig]) -> Targets:
-    """Apply the label contract to a store's table."""
+    """Apply the label contract to a store's table.
+
+    Raises:
+        InputError: The store holds a source that is not configured.
+    """
+    strangers = sorted(set(table["source"]) - set(sources))
+    if strangers:
+        raise InputError(
+            f"Expected a store of the sources {', '.join(sources)}, it also holds {', '.join(strangers)}. Ingest again."
+        )
     segments = table["source"].map({name: source.segmentation for name, source in sources.items()}).to_numpy(bool)
     classifies = table["source"].map({name: source.classification for name, source in sources.items()}).to_numpy(bool)
     has_tumor_masks = set(table.loc[table["mask_state"] == MaskState.PRESENT, "source"])

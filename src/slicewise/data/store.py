@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from slicewise.data.preprocess import PREPROCESSING, SIDE_PX
 from slicewise.errors import InputError
+from slicewise.files import write_atomically
 
 __all__ = ["COLUMNS", "SliceStore", "StoreWriter"]
 
@@ -74,13 +75,18 @@ class SliceStore:
             raise InputError(
                 f"Expected a slice store with store.json in {folder}, found none. Run `slicewise ingest` first."
             )
-        self.description: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
-        made_by = self.description.get("preprocessing")
-        if made_by != PREPROCESSING:
+        try:
+            self.description: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+            made_by = self.description.get("preprocessing")
+            if made_by != PREPROCESSING:
+                raise InputError(
+                    f"Expected a store made by preprocessing {PREPROCESSING}, {folder} has {made_by}. Ingest again."
+                )
+            self.table: pd.DataFrame = pd.read_parquet(folder / "slices.parquet").astype(COLUMNS)
+        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are OSErrors and ValueErrors
             raise InputError(
-                f"Expected a store made by preprocessing {PREPROCESSING}, {folder} has {made_by}. Ingest again."
-            )
-        self.table: pd.DataFrame = pd.read_parquet(folder / "slices.parquet").astype(COLUMNS)
+                f"Expected store.json and slices.parquet in {folder}, could not read them: {error}. Ingest again."
+            ) from None
         count = len(self.table)
         for name, size in (("images.f16", count * SIDE_PX * SIDE_PX * 2), ("masks.u1", count * _MASK_BYTES)):
             got = (folder / name).stat().st_size if (folder / name).is_file() else 0
@@ -189,7 +195,7 @@ class StoreWriter:
             _reorder(self._images, ranges, SIDE_PX * SIDE_PX * 2)
             _reorder(self._masks, ranges, _MASK_BYTES)
         table = pd.DataFrame([row for _, _, entry in blocks for row in entry["rows"]], columns=list(COLUMNS)).astype(COLUMNS)
-        table.to_parquet(self.partial / "slices.parquet", index=False)
+        write_atomically(self.partial / "slices.parquet", lambda temporary: table.to_parquet(temporary, index=False))
         description = {
             "preprocessing": PREPROCESSING,
             "slices": len(table),
@@ -197,7 +203,7 @@ class StoreWriter:
             "skipped": [item for _, _, entry in blocks for item in entry["skipped"]],
             "fingerprint": hashlib.sha256("".join(table["checksum"]).encode()).hexdigest(),
         }
-        (self.partial / "store.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+        write_atomically(self.partial / "store.json", json.dumps(description, indent=2))
         self.partial.rename(self.folder)
         return SliceStore(self.folder)
 

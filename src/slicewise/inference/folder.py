@@ -13,7 +13,7 @@ from slicewise.files import write_atomically
 from slicewise.inference.predictor import Predictor
 from slicewise.inference.writers import write_picture_outputs
 from slicewise.records import Prediction
-from slicewise.sources.images import PICTURE_ENDINGS, read_picture
+from slicewise.sources.images import PICTURE_ENDINGS, is_picture_name, read_picture
 
 __all__ = ["Job", "find_inputs", "predict_files"]
 
@@ -31,26 +31,31 @@ def find_inputs(inputs: Sequence[Path]) -> list[Job]:
     """Expand folders into the pictures below them, in order; the folders' structure is kept for the results.
 
     Raises:
-        InputError: An input does not exist, or a folder holds no picture.
+        InputError: An input does not exist, a folder holds no picture, or two inputs would write the same files.
     """
-    jobs = []
+    jobs: dict[Path, Job] = {}
     for given in inputs:
         if given.is_dir():
-            files = sorted(
-                file
-                for file in given.rglob("*")
-                if file.is_file() and file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")
-            )
+            files = sorted(file for file in given.rglob("*") if file.is_file() and is_picture_name(file))
             if not files:
                 raise InputError(f"Expected pictures ({', '.join(sorted(PICTURE_ENDINGS))}) in {given}, found none.")
-            jobs += [Job(file, file.relative_to(given).with_suffix("")) for file in files]
+            found = [Job(file, file.relative_to(given).with_suffix("")) for file in files]
         elif given.is_file():
-            jobs.append(Job(given, Path(given.stem)))
+            found = [Job(given, Path(given.stem))]
         else:
             raise InputError(f"Expected a picture or a folder of pictures, found nothing at {given}. Check the path.")
-    taken = Counter(job.target for job in jobs)
+        for job in found:
+            jobs.setdefault(job.file.resolve(), job)
+    taken = Counter(job.target for job in jobs.values())
     # Y1.jpg and Y1.png would write the same files: they keep their endings in the names of the results.
-    return [job if taken[job.target] == 1 else Job(job.file, job.target.with_name(job.file.name)) for job in jobs]
+    named = [job if taken[job.target] == 1 else Job(job.file, job.target.with_name(job.file.name)) for job in jobs.values()]
+    twins = [target for target, count in Counter(job.target for job in named).items() if count > 1]
+    if twins:
+        raise InputError(
+            f"Expected inputs of different names, several are called {twins[0].name}: their results "
+            "would overwrite each other. Give the folder above them, or predict them into folders of their own."
+        )
+    return named
 
 
 def predict_files(

@@ -110,8 +110,15 @@ def _files_by_sequence(folder: Path) -> dict[str, Path]:
     files = {}
     for file in sorted(folder.iterdir()):
         match = _NAME.match(file.name)
-        if match and file.is_file():
-            files[_SUFFIXES[match["suffix"].lower()]] = file
+        if not match or not file.is_file():
+            continue
+        sequence = _SUFFIXES[match["suffix"].lower()]
+        if sequence in files:
+            raise InputError(
+                f"Expected one file for {sequence} in the study's folder {folder}, found {files[sequence].name} and "
+                f"{file.name}. Keep one study a folder, and one file a sequence."
+            )
+        files[sequence] = file
     return files
 
 

@@ -3,7 +3,8 @@
 ========================  ===========================================================================
 mode of the file          what becomes of it
 ========================  ===========================================================================
-1, L                      as it is
+1                         0 and 255
+L                         as it is
 I;16, I;16L, I;16B, I, F  as it is, in full depth (nothing is cut to 8 bits)
 LA, La                    composited on black: what is transparent is air
 RGB                       the one channel where all three are equal, else luma (ITU-R BT.601)
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from slicewise.errors import UnreadableFileError
+from slicewise.errors import LabelError, UnreadableFileError
 
 __all__ = ["PICTURE_ENDINGS", "is_picture_name", "read_channels", "read_mask", "read_picture"]
 
@@ -34,7 +35,8 @@ PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", "
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _PIXEL_LIMIT = 64_000_000
-_GRAY = frozenset({"1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+_MASK_WHITE, _MASK_MIDDLE = 255, 127
+_GRAY = frozenset({"L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 _COLOR = frozenset({"RGB", "CMYK", "YCbCr", "LAB", "HSV"})
 _TRANSPARENT = frozenset({"LA", "La", "RGBA", "RGBa", "P", "PA"})
 
@@ -95,16 +97,31 @@ def read_channels(file: Path) -> NDArray[np.float32]:
     return pixels
 
 
-def read_mask(file: Path, threshold: int = 127) -> NDArray[np.bool_]:
-    """Read a mask picture: ``(H, W)`` bool, True above ``threshold``.
+def read_mask(file: Path) -> NDArray[np.bool_]:
+    """Read a mask picture of two values, 0 and 255 (softened by JPEG: cut at the middle) or 0 and 1.
+
+    Returns:
+        ``(H, W)`` bool, True on tumor.
 
     Raises:
         UnreadableFileError: As `read_picture`.
+        LabelError: The picture has other values, such as the integers of several classes.
     """
-    return read_picture(file) > threshold
+    pixels = read_picture(file)
+    brightest = float(pixels.max())
+    if brightest in (0.0, 1.0):
+        return pixels > 0
+    if not _MASK_MIDDLE < brightest <= _MASK_WHITE:
+        raise LabelError(
+            f"Expected a mask of 0 and {_MASK_WHITE}, or of 0 and 1, the brightest pixel of {file} is {brightest:g}. "
+            "Convert its labels to tumor and background."
+        )
+    return pixels > _MASK_MIDDLE
 
 
 def _decode(image: Image.Image, file: Path) -> NDArray[np.float32]:
+    if image.mode == "1":
+        image = image.convert("L")
     if image.mode in _GRAY:
         return np.asarray(image, dtype=np.float32)
     if image.mode in _TRANSPARENT:

@@ -43,7 +43,8 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         files = sorted((file for file in folder.iterdir() if _NUMBER.search(file.name)), key=by_number)
         if files:
-            studies.append(Study("lgg", source, folder.name, folder.name, tuple(files), options=options))
+            pairs = tuple(part for file in files for part in (file, _mask_of(file)))
+            studies.append(Study("lgg", source, folder.name, folder.name, pairs, options=options))
     if not studies:
         raise InputError(f"Expected {_LAYOUT} for source {source}, found no such slice below {root}.")
     return studies
@@ -59,15 +60,18 @@ def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
         LabelError: A mask is missing or of another size than its slice.
     """
     sequences: tuple[str, ...] = dict(study.options)["sequences"]
-    for file in study.files:
+    for file, mask_file in zip(study.files[::2], study.files[1::2], strict=True):
         try:
-            yield from _read_slice(file, sequences)
+            yield from _read_slice(file, mask_file, sequences)
         except UnreadableFileError as error:
             yield error
 
 
-def _read_slice(file: Path, sequences: tuple[str, ...]) -> list[Slice]:
-    mask_file = file.with_name(f"{file.stem}_mask{file.suffix}")
+def _mask_of(file: Path) -> Path:
+    return file.with_name(f"{file.stem}_mask{file.suffix}")
+
+
+def _read_slice(file: Path, mask_file: Path, sequences: tuple[str, ...]) -> list[Slice]:
     if not mask_file.is_file():
         raise LabelError(
             f"Expected a mask for every slice of this layout, {mask_file} is missing. Add it or remove {file.name}."
