@@ -83,35 +83,12 @@ class Run:
         Raises:
             InputError: As `slicewise.data.ingest.ingest`.
         """
-        if (self.folder / "store").is_dir():
-            return self.store()
-        existed = self.folder.exists()
-        try:
-            self._generate_phantom()
-            with self.display.bar("reading studies") as progress:
-                store = ingest(
-                    self.sources(),
-                    self.folder / "store",
-                    workers=self.config.workers,
-                    strict=strict,
-                    progress=progress,
-                )
-        except InputError:
-            if not existed:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            raise
-        self._describe()
-        table = store.table
-        patients = table.groupby("source")["patient_id"].nunique()
-        for source, slices in table.groupby("source"):
-            states = slices["mask_state"].value_counts()
-            self.display.say(
-                f"  {source}: {patients[source]} patients, {len(slices)} slices; "
-                f"mask {', '.join(f'{state} {states.get(state, 0)}' for state in ('present', 'empty', 'unknown'))}"
-            )
-        for item in store.description["skipped"]:
-            self.display.say(f"  skipped: {item['reason']}")
-        return store
+        if not (self.folder / "store").is_dir():
+            self._read_sources(strict)
+        # Written after the store, so that refused input leaves nothing; here also for a run killed in between.
+        if not (self.folder / "config.yaml").is_file():
+            self._describe()
+        return self.store()
 
     def split(self) -> pd.DataFrame:
         """Divide the patients."""
@@ -198,6 +175,33 @@ class Run:
             "phantom_studies": SourceConfig(layout="brats", path=cohort / "studies"),
             "phantom_pictures": SourceConfig(layout="labelled_folders", path=cohort / "pictures"),
         }
+
+    def _read_sources(self, strict: bool) -> None:
+        existed = self.folder.exists()
+        try:
+            self._generate_phantom()
+            with self.display.bar("reading studies") as progress:
+                store = ingest(
+                    self.sources(),
+                    self.folder / "store",
+                    workers=self.config.workers,
+                    strict=strict,
+                    progress=progress,
+                )
+        except InputError:
+            if not existed:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        table = store.table
+        patients = table.groupby("source")["patient_id"].nunique()
+        for source, slices in table.groupby("source"):
+            states = slices["mask_state"].value_counts()
+            self.display.say(
+                f"  {source}: {patients[source]} patients, {len(slices)} slices; "
+                f"mask {', '.join(f'{state} {states.get(state, 0)}' for state in ('present', 'empty', 'unknown'))}"
+            )
+        for item in store.description["skipped"]:
+            self.display.say(f"  skipped: {item['reason']}")
 
     def _generate_phantom(self) -> None:
         if self.config.phantom is None or (self.folder / "phantom").is_dir():
