@@ -2,18 +2,21 @@ import numpy as np
 import pytest
 import torch
 
+from slicewise.config import ModelConfig
 from slicewise.data.preprocess import PREPROCESSING, SIDE_PX, preprocess
 from slicewise.errors import InputError
 from slicewise.inference.predictor import Predictor
 from slicewise.model.checkpoint import Description
 from slicewise.model.network import MultiTaskUNet
 
+ARCHITECTURE = ModelConfig(widths=(4, 4, 8, 8, 8))
 
-def describe(architecture, **changes):
+
+def describe(**changes):
     facts = {
         "name": "joint",
         "tasks": ("segmentation", "classification"),
-        "architecture": architecture,
+        "architecture": ARCHITECTURE,
         "preprocessing": PREPROCESSING,
         "threshold": 0.5,
         "mask_threshold": 0.5,
@@ -29,9 +32,9 @@ def describe(architecture, **changes):
 
 
 @pytest.fixture(scope="module")
-def network(tiny):
+def network():
     torch.manual_seed(0)
-    return MultiTaskUNet(tiny).eval()
+    return MultiTaskUNet(ARCHITECTURE).eval()
 
 
 @pytest.fixture
@@ -44,13 +47,13 @@ def image():
 
 def middle_of(network, image):
     """Thresholds that cut this slice's outputs in two, so that both answers occur."""
-    outputs = Predictor(network, describe(network.config)).probabilities(preprocess(image)[0])
+    outputs = Predictor(network, describe()).probabilities(preprocess(image)[0])
     return outputs.tumor, float(np.median(outputs.mask))
 
 
 def test_the_answer_lies_on_the_grid_of_the_input(network, image):
     tumor, pixel = middle_of(network, image)
-    predictor = Predictor(network, describe(network.config, threshold=tumor, mask_threshold=pixel))
+    predictor = Predictor(network, describe(threshold=tumor, mask_threshold=pixel))
     prediction = predictor.predict(image, spacing_mm=(0.5, 2.0), file="a.png")
     assert prediction.mask.shape == prediction.tumor_probabilities.shape == (300, 200)
     assert prediction.mask.dtype == np.bool_
@@ -61,8 +64,8 @@ def test_the_answer_lies_on_the_grid_of_the_input(network, image):
 
 def test_below_the_threshold_the_mask_is_empty_and_above_it_is_the_decoders(network, image):
     tumor, pixel = middle_of(network, image)
-    at = Predictor(network, describe(network.config, threshold=tumor, mask_threshold=pixel)).predict(image)
-    above = Predictor(network, describe(network.config, threshold=tumor + 1e-6, mask_threshold=pixel)).predict(image)
+    at = Predictor(network, describe(threshold=tumor, mask_threshold=pixel)).predict(image)
+    above = Predictor(network, describe(threshold=tumor + 1e-6, mask_threshold=pixel)).predict(image)
     assert at.is_tumor
     assert np.array_equal(at.mask, at.tumor_probabilities >= pixel)
     assert not above.is_tumor
@@ -71,7 +74,7 @@ def test_below_the_threshold_the_mask_is_empty_and_above_it_is_the_decoders(netw
 
 
 def test_a_positive_answer_without_a_mask_is_said_as_such(network, image):
-    prediction = Predictor(network, describe(network.config, threshold=0.0, mask_threshold=1.0)).predict(image)
+    prediction = Predictor(network, describe(threshold=0.0, mask_threshold=1.0)).predict(image)
     assert prediction.is_tumor
     assert not prediction.is_localized
     assert prediction.to_json()["is_localized"] is False
@@ -80,7 +83,7 @@ def test_a_positive_answer_without_a_mask_is_said_as_such(network, image):
 def test_a_slice_of_the_store_and_its_file_get_equal_answers(network):
     random = np.random.default_rng(0)
     image = random.normal(100, 20, size=(SIDE_PX, SIDE_PX)).astype(np.float32)
-    predictor = Predictor(network, describe(network.config, threshold=0.0))
+    predictor = Predictor(network, describe(threshold=0.0))
     from_file = predictor.predict(image)
     from_store = predictor.predict_preprocessed(preprocess(image)[0])
     assert from_file.probability == from_store.probability
@@ -88,21 +91,21 @@ def test_a_slice_of_the_store_and_its_file_get_equal_answers(network):
 
 
 def test_a_model_of_one_task_answers_that_one(network, image):
-    classifier = Predictor(network, describe(network.config, tasks=("classification",), threshold=0.0)).predict(image)
+    classifier = Predictor(network, describe(tasks=("classification",), threshold=0.0)).predict(image)
     assert not classifier.mask.any()
     assert np.isnan(classifier.tumor_probabilities).all()
-    segmenter = Predictor(network, describe(network.config, tasks=("segmentation",))).predict(image)
+    segmenter = Predictor(network, describe(tasks=("segmentation",))).predict(image)
     # Without a classifier the slice is as likely to show tumor as its likeliest pixel.
     assert segmenter.probability == pytest.approx(segmenter.tumor_probabilities.max(), abs=0.05)
 
 
 def test_the_network_is_not_changed_by_predicting(network, image):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    Predictor(network, describe(network.config)).predict(image)
+    Predictor(network, describe()).predict(image)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize("image", [np.zeros((2, 3, 4)), np.zeros((0, 5)), np.array([[1.0, np.nan]])])
 def test_what_is_no_slice_is_refused(network, image):
     with pytest.raises(InputError, match="Expected"):
-        Predictor(network, describe(network.config)).predict(image.astype(np.float32))
+        Predictor(network, describe()).predict(image.astype(np.float32))

@@ -107,7 +107,7 @@ _STATES = {None: MaskState.UNKNOWN, True: MaskState.PRESENT, False: MaskState.EM
 
 
 def _files_by_sequence(folder: Path) -> dict[str, Path]:
-    files = {}
+    files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         match = _NAME.match(file.name)
         if not match or not file.is_file():

@@ -1,0 +1,63 @@
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slicewise.explanation.gallery import choose_slices
+
+KINDS = {
+    (True, True): "hit",
+    (True, False): "miss",
+    (False, True): "false-alarm",
+    (False, False): "correct-rejection",
+}
+
+
+def make_cases(counts, seed=0):
+    """As many slices of each kind as ``counts`` says, in random order."""
+    random = np.random.default_rng(seed)
+    rows = [kind for kind, count in zip(KINDS, counts, strict=True) for _ in range(count)]
+    rows = [rows[place] for place in random.permutation(len(rows))]
+    return pd.DataFrame(
+        {
+            "label": pd.array([label for label, _ in rows], dtype="boolean"),
+            "is_tumor": pd.array([called for _, called in rows], dtype="boolean"),
+            "probability": random.random(len(rows)),
+            "slice_id": [f"s{number}" for number in range(len(rows))],
+        }
+    )
+
+
+def test_every_kind_has_its_share():
+    chosen = choose_slices(make_cases([50, 40, 30, 60]), 16)
+    assert Counter(chosen["outcome"]) == dict.fromkeys(KINDS.values(), 4)
+
+
+def test_what_a_rare_kind_cannot_fill_goes_to_the_others():
+    chosen = choose_slices(make_cases([50, 1, 0, 60]), 16)
+    assert Counter(chosen["outcome"]) == {"hit": 8, "miss": 1, "correct-rejection": 7}
+
+
+def test_the_most_and_the_least_certain_of_a_kind_are_among_them():
+    cases = make_cases([50, 0, 0, 0])
+    chosen = choose_slices(cases, 5)
+    assert chosen["probability"].max() == cases["probability"].max()
+    assert chosen["probability"].min() == cases["probability"].min()
+
+
+@given(counts=st.lists(st.integers(0, 12), min_size=4, max_size=4), count=st.integers(16, 24), seed=st.integers(0, 9))
+def test_as_many_as_there_are_none_twice_in_any_order(counts, count, seed):
+    cases = make_cases(counts, seed)
+    chosen = choose_slices(cases, count)
+    assert len(chosen) == min(count, sum(counts))
+    assert chosen["slice_id"].is_unique
+    again = choose_slices(cases.sample(frac=1, random_state=seed), count)
+    assert list(again["slice_id"]) == list(chosen["slice_id"])
+
+
+def test_slices_without_a_label_are_not_shown():
+    cases = make_cases([3, 0, 0, 3])
+    cases["label"] = cases["label"].mask(cases["label"])
+    assert set(choose_slices(cases, 16)["outcome"]) == {"correct-rejection"}
