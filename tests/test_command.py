@@ -1,0 +1,171 @@
+"""The command as a person uses it: all the way on a tiny cohort, and what it says to bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+CONFIG = """
+name: <b>tiny</b>
+phantom: {patients: 9, pictures: 16, slices: 6}
+split: {train: 0.5, val: 0.25}
+model: {widths: [4, 4, 8, 8, 8]}
+training: {batch_size: 8, epoch_slices: 32, accelerator: cpu}
+phases:
+  segmentation: {epochs: 1}
+  classification: {epochs: 1}
+  joint: {epochs: 1}
+"""
+
+
+def slicewise(*arguments, cwd=None):
+    code = "from slicewise.cli import main; main()"
+    environment = os.environ | {"COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "tiny.yaml").write_text(CONFIG)
+    done = slicewise("run", folder / "tiny.yaml", "--out", folder / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(folder / "run" / "report.html")
+    return folder / "run"
+
+
+@pytest.fixture
+def picture(tmp_path):
+    file = tmp_path / "scan.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 90), dtype=np.uint8)).save(file)
+    return file
+
+
+def test_a_run_leaves_everything_it_knows(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
+    assert {"config.yaml", "environment.json", "history.csv", "cases.parquet", "results.json", "report.html"} <= names
+    for phase in ("segmentation", "classification", "joint"):
+        assert (finished_run / "phases" / phase / "model.safetensors").is_file()
+        assert not (finished_run / "phases" / phase / "state.pt").exists()
+    cases = pd.read_parquet(finished_run / "cases.parquet")
+    shown = len(list((finished_run / "explanations").glob("*.png")))
+    assert shown == min(16, cases[(cases["model"] == "joint") & (cases["split"] == "test")]["label"].notna().sum())
+
+
+def test_every_figure_has_its_n_and_follows_from_the_cases(finished_run):
+    results = json.loads((finished_run / "results.json").read_text())
+    cases = pd.read_parquet(finished_run / "cases.parquet")
+    for phase in ("segmentation", "classification", "joint"):
+        test = cases[(cases["model"] == phase) & (cases["split"] == "test")]
+        figures = results["phases"][phase]["test"]
+        known = test[test["label"].notna()]
+        assert figures["accuracy"]["value"] == pytest.approx((known["label"] == known["is_tumor"]).mean())
+        assert figures["accuracy"]["n_slices"] == len(known)
+        assert all(figure["value"] is None or figure["n_patients"] > 0 for figure in figures.values())
+
+
+def test_every_model_is_judged_on_the_same_patients_none_of_them_trained_on(finished_run):
+    cases = pd.read_parquet(finished_run / "cases.parquet")
+    test = cases[cases["split"] == "test"]
+    patients = {model: set(zip(of["source"], of["patient_id"], strict=True)) for model, of in test.groupby("model")}
+    assert len(patients) == 5
+    assert len({frozenset(of_model) for of_model in patients.values()}) == 1
+    split = pd.read_csv(finished_run / "split.csv")
+    trained = split[split["split"] != "test"]
+    assert not patients["joint"] & set(zip(trained["source"], trained["patient_id"], strict=True))
+
+
+def test_the_report_stands_alone_and_comes_out_the_same_twice(finished_run):
+    report = (finished_run / "report.html").read_text()
+    assert "Research software, not a medical device" in report
+    assert "http" not in report.split("<body")[0]
+    assert 'src="http' not in report
+    assert "<b>tiny</b>" not in report, "a name is text, not markup"
+    assert slicewise("report", finished_run).returncode == 0
+    assert (finished_run / "report.html").read_text() == report
+
+
+def test_a_finished_run_is_not_overwritten(finished_run):
+    before = (finished_run / "results.json").read_bytes()
+    done = slicewise("run", finished_run.parent / "tiny.yaml", "--out", finished_run)
+    assert done.returncode == 2
+    assert "--resume" in done.stderr
+    assert (finished_run / "results.json").read_bytes() == before
+
+
+def test_predict_writes_a_mask_on_the_grid_of_the_picture(finished_run, picture, tmp_path):
+    done = slicewise("predict", picture, "--model", finished_run, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    with (
+        Image.open(tmp_path / "out" / "scan_mask.png") as mask,
+        Image.open(tmp_path / "out" / "scan_overlay.png") as overlay,
+    ):
+        assert mask.size == overlay.size == (90, 120)
+        assert set(np.unique(np.asarray(mask))) <= {0, 255}
+    (record,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["file"] == str(picture)
+    assert 0 <= record["probability"] <= 1
+
+
+def test_a_broken_picture_among_good_ones_is_named_and_the_rest_predicted(finished_run, picture, tmp_path):
+    broken = picture.with_name("broken.png")
+    broken.write_bytes(b"no picture")
+    done = slicewise("predict", picture.parent, "--model", finished_run, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "broken.png" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "results.json",
+        "scan_mask.png",
+        "scan_overlay.png",
+    ]
+
+
+def test_pictures_of_one_name_are_refused_before_one_overwrites_the_other(finished_run, picture, tmp_path):
+    twin = tmp_path / "other" / picture.name
+    twin.parent.mkdir()
+    twin.write_bytes(picture.read_bytes())
+    done = slicewise("predict", picture, twin, "--model", finished_run, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "overwrite" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_network_is_not_loaded_for_help():
+    code = "import sys; from slicewise.cli import app; sys.exit(any(name in sys.modules for name in ('torch', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["predict", "absent.png", "--model", "run", "-o", "x"], "absent.png"),
+        (["predict", "empty", "--model", "run", "-o", "x"], "empty"),
+        (["predict", "scan.jpg", "--model", "absent", "-o", "x"], "absent"),
+        (["run", "typo.yaml"], "trainning"),
+        (["run", "absent.yaml"], "absent.yaml"),
+        (["run", "folder.yaml", "--out", "x"], "nowhere"),
+        (["run", "folder.yaml", "sources.a.path=empty", "--out", "x"], "empty"),
+        (["report", "empty"], "empty"),
+        (["train", "absent"], "absent"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, picture, arguments, mentions):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "typo.yaml").write_text("trainning: {}\n")
+    (tmp_path / "folder.yaml").write_text("sources: {a: {layout: lgg, path: nowhere}}\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    done = slicewise(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert mentions in line
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
