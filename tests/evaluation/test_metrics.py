@@ -266,15 +266,22 @@ def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(slices, sensi
         return (values[labels] >= threshold).mean()
 
     threshold = choose_threshold(labels, values, sensitivity)
-    assert threshold in values[labels]
     assert reached(threshold) >= sensitivity - 1e-9
-    assert all(reached(higher) < sensitivity for higher in values if higher > threshold)
+    lowest_called = values[values >= threshold].min()
+    assert all(reached(higher) < sensitivity for higher in values if higher > lowest_called)
+    next_lower = max([0.0, *values[values < threshold]])
+    assert lowest_called - threshold <= threshold - next_lower + 1e-9 or threshold == lowest_called
 
 
-@pytest.mark.parametrize(("sensitivity", "expected"), [(0.97, 0.04), (0.56, 0.45)])
+def test_the_threshold_leaves_an_equal_margin_on_both_sides():
+    labels, values = np.array([True, True, False]), np.array([0.9, 0.8, 0.2])
+    assert choose_threshold(labels, values, 0.97) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("sensitivity", "expected"), [(0.97, 0.035), (0.56, 0.445)])
 def test_97_or_56_of_100_are_enough(sensitivity, expected):
     values = np.arange(1, 101) / 100
-    assert choose_threshold(np.ones(100, bool), values, sensitivity) == expected
+    assert choose_threshold(np.ones(100, bool), values, sensitivity) == pytest.approx(expected)
 
 
 def test_without_tumor_slices_the_threshold_is_a_half():

@@ -92,14 +92,20 @@ def measure(cases: pd.DataFrame) -> dict[str, Figure]:
 def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, sensitivity: float) -> float:
     """The highest threshold at which at least ``sensitivity`` of the tumor slices are called; 0.5 without tumor slices.
 
-    >>> choose_threshold(np.array([1, 1, 1, 1, 0]), np.array([0.9, 0.8, 0.7, 0.2, 0.1]), sensitivity=0.75)
-    0.7
+    Where no probability lies between two values, any threshold between them decides alike: the middle is taken, which
+    leaves new slices the widest margin on both sides.
+
+    >>> choose_threshold(np.array([1, 1, 1, 1, 0]), np.array([0.9, 0.8, 0.75, 0.25, 0.1]), sensitivity=0.75)
+    0.5
     """
     positives = np.sort(probabilities[labels.astype(bool)])[::-1]
     if not len(positives):
         return 0.5
     # The small term keeps 0.56 · 100 = 56.00000000000001 from asking for one more.
-    return float(positives[max(0, math.ceil(sensitivity * len(positives) - 1e-9) - 1)])
+    lowest_called = float(positives[max(0, math.ceil(sensitivity * len(positives) - 1e-9) - 1)])
+    next_lower = float(probabilities[probabilities < lowest_called].max(initial=0.0))
+    middle = (lowest_called + next_lower) / 2
+    return middle if middle > next_lower else lowest_called  # no float lies between
 
 
 def _segmentation(cases: pd.DataFrame) -> dict[str, Figure]:
