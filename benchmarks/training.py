@@ -5,13 +5,11 @@ python benchmarks/training.py [--json]
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from statistics import median
 
 import torch
-from machine import matrix_rate_gflop_per_s
+from machine import run_benchmark
 
 from slicewise.config import Config, SourceConfig
 from slicewise.data.dataset import Batch
@@ -21,11 +19,8 @@ from slicewise.training.losses import combined_loss
 STEPS, UNCOUNTED = 40, 5
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
-
+def measure() -> dict[str, float]:
+    """Train on one batch again and again."""
     config = Config(sources={"unused": SourceConfig(layout="lgg")})
     size, phase = config.training.batch_size, config.phases.joint
     torch.manual_seed(0)
@@ -46,15 +41,12 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.gradient_clip_norm)
         optimizer.step()
         durations_s.append(time.perf_counter() - started)
-    result = {
+    return {
         "slices_per_s": round(size / median(durations_s[UNCOUNTED:]), 1),
         "n_steps": STEPS,
         "batch_size": size,
-        "threads": torch.get_num_threads(),
-        "matrix_rate_gflop_per_s": round(matrix_rate_gflop_per_s(), 1),
     }
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:>24}  {value}" for name, value in result.items()))
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, measure)

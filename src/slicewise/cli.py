@@ -71,7 +71,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 @app.command()
 def demo(out: OutFolder = None, resume: Resume = False) -> None:
-    """Walk all the way on a generated cohort: phantom, training, evaluation, report. About 6 minutes on 2 cores."""
+    """Walk all the way on a generated cohort: phantom, training, evaluation, report."""
     from importlib.resources import as_file, files
 
     with as_file(files("slicewise") / "configs" / "demo.yaml") as config:

@@ -270,7 +270,8 @@ def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(slices, sensi
     lowest_called = values[values >= threshold].min()
     assert all(reached(higher) < sensitivity for higher in values if higher > lowest_called)
     next_lower = max([0.0, *values[values < threshold]])
-    assert lowest_called - threshold <= threshold - next_lower + 1e-9 or threshold == lowest_called
+    no_float_between = (lowest_called + next_lower) / 2 <= next_lower
+    assert no_float_between or threshold == pytest.approx((lowest_called + next_lower) / 2)
 
 
 def test_the_threshold_leaves_an_equal_margin_on_both_sides():

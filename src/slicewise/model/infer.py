@@ -27,8 +27,7 @@ def infer(network: MultiTaskUNet, pixels: NDArray[np.float16], *, segment: bool,
     """Run the network, in evaluation mode, on one preprocessed slice.
 
     One slice at a time on purpose: the last bits of a convolution depend on the size of the batch, and the same slice shall
-    give the same bits in an evaluation, a folder of a thousand pictures and a single upload. Here it costs a fifth of the
-    speed that batches of 16 would have.
+    give the same bits in an evaluation, a folder of a thousand pictures and a single upload.
 
     Args:
         network: In evaluation mode.
