@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -90,6 +92,22 @@ def test_the_report_stands_alone_and_comes_out_the_same_twice(finished_run):
     assert "<b>tiny</b>" not in report, "a name is text, not markup"
     assert slicewise("report", finished_run).returncode == 0
     assert (finished_run / "report.html").read_text() == report
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path):
+    arguments = ["run", finished_run.parent / "tiny.yaml", "--out", tmp_path / "run"]
+    command = [sys.executable, "-c", "from slicewise.cli import main; main()", *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
+        while killed.poll() is None and not (tmp_path / "run" / "phases" / "segmentation" / "model.safetensors").exists():
+            time.sleep(0.01)
+        killed.kill()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "results.json").exists()
+    done = slicewise(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "split.csv").read_bytes() == (finished_run / "split.csv").read_bytes()
+    cases, uninterrupted = (pd.read_parquet(run / "cases.parquet") for run in (tmp_path / "run", finished_run))
+    pd.testing.assert_frame_equal(cases, uninterrupted, check_exact=True)
 
 
 def test_a_finished_run_is_not_overwritten(finished_run):

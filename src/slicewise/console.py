@@ -79,4 +79,5 @@ class Display:
             TextColumn("{task.fields[note]}"),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,  # a log keeps the sentences, without a blank line for each bar
         )

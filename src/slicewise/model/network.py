@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,10 +20,13 @@ from torch.nn import functional as F
 
 from slicewise.config import ModelConfig
 
-__all__ = ["PARTS", "Logits", "MultiTaskUNet"]
+__all__ = ["PARTS", "POOLED_LEVELS", "Logits", "MultiTaskUNet"]
 
 PARTS = ("encoder", "decoder", "classifier")
 """The parts that a phase of training can freeze."""
+
+POOLED_LEVELS = 2
+"""How many of the encoder's deepest maps the classification head looks at."""
 
 _FOLD = 2
 _TUMOR_SHARE = 0.02
@@ -51,9 +54,12 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(B, 1, H, W)`` to one map a level: ``(B, widths[k], H / 2^(k+1), W / 2^(k+1))``."""
-        features = F.pixel_unshuffle(images, _FOLD)
+        return self.deepen(F.pixel_unshuffle(images, _FOLD), below=0)
+
+    def deepen(self, features: Tensor, below: int) -> list[Tensor]:
+        """The maps of the levels from number ``below`` on, made from the map above them."""
         maps = []
-        for level in self.levels:
+        for level in islice(self.levels, below, None):
             features = level(features)
             maps.append(features)
         return maps
@@ -82,18 +88,18 @@ class Decoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """One logit a slice from the two deepest maps: their means see how much, their maxima see that it is there at all."""
+    """One logit a slice from the deepest maps: their means see how much, their maxima see that it is there at all."""
 
     def __init__(self, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__()
-        pooled = 2 * (widths[-1] + widths[-2])
+        pooled = 2 * sum(widths[-POOLED_LEVELS:])
         self.layers = nn.Sequential(
             nn.Linear(pooled, widths[-2]), nn.LeakyReLU(0.1), nn.Dropout(dropout), nn.Linear(widths[-2], 1)
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """One map a level, finest first, to ``(B,)`` logits."""
-        pooled = [pool(features) for features in maps[-2:] for pool in (_mean, _maximum)]
+        pooled = [pool(features) for features in maps[-POOLED_LEVELS:] for pool in (_mean, _maximum)]
         logits: Tensor = self.layers(torch.cat(pooled, dim=1))
         return logits.squeeze(1)
 

@@ -1,0 +1,102 @@
+"""A run's folder: what may be begun, gone on with, and what is left behind when the data is refused."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from slicewise.config import Config, SourceConfig
+from slicewise.console import Display
+from slicewise.errors import InputError, SlicewiseError
+from slicewise.run import Run
+
+
+@pytest.fixture
+def display():
+    return Display(Console(file=io.StringIO(), width=200))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    random = np.random.default_rng(0)
+    for answer in ("yes", "no"):
+        for number in range(10):
+            file = tmp_path / "pictures" / answer / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (20, 24)).astype(np.uint8)).save(file)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def config(pictures):
+    return Config(sources={"yes_no": SourceConfig(layout="labelled_folders", path=pictures)}, workers=1)
+
+
+def test_steps_leave_their_files_and_are_not_taken_twice(config, display, tmp_path):
+    run = Run.begin(tmp_path / "run", config, display)
+    run.ingest()
+    assert {path.name for path in run.folder.iterdir()} == {"config.yaml", "environment.json", "store"}
+    split = run.split()
+    assert len(split) == 20
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    again = Run.begin(tmp_path / "run", config, display, resume=True)
+    again.ingest()
+    again.split()
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+    assert Run.open(tmp_path / "run", display).config == config
+    assert run.sides().value_counts().sum() == 20
+
+
+def test_a_folder_that_holds_something_is_not_begun_in(config, display, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="--resume"):
+        Run.begin(tmp_path / "taken", config, display)
+    assert (tmp_path / "taken" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "new").mkdir()
+    Run.begin(tmp_path / "new", config, display)
+
+
+def test_going_on_with_another_configuration_is_refused(config, display, tmp_path):
+    Run.begin(tmp_path / "run", config, display).ingest()
+    Run.begin(tmp_path / "run", config, display, resume=True)
+    with pytest.raises(InputError, match=r"config\.yaml was begun with"):
+        Run.begin(tmp_path / "run", config.model_copy(update={"seed": 1}), display, resume=True)
+
+
+def test_a_run_killed_before_its_configuration_was_written_goes_on(config, display, tmp_path):
+    Run.begin(tmp_path / "run", config, display).ingest()
+    (tmp_path / "run" / "config.yaml").unlink()
+    Run.begin(tmp_path / "run", config, display, resume=True).ingest()
+    assert Run.open(tmp_path / "run", display).config == config
+
+
+def test_refused_data_leaves_no_folder_behind_and_no_folder_touched(config, display, pictures, tmp_path):
+    (pictures / "yes" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        Run.begin(tmp_path / "run", config, display).ingest(strict=True)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match=r"broken\.png"):
+        Run.begin(tmp_path / "mine", config, display).ingest(strict=True)
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_without_strict_a_broken_file_is_named_and_passed_over(config, display, pictures, tmp_path):
+    (pictures / "yes" / "broken.png").write_bytes(b"no picture")
+    store = Run.begin(tmp_path / "run", config, display).ingest()
+    assert len(store.table) == 20
+    assert "broken.png" in display.console.file.getvalue()
+    assert len(store.description["skipped"]) == 1
+
+
+def test_steps_out_of_order_say_what_is_missing(config, display, tmp_path):
+    with pytest.raises(InputError, match="slicewise ingest"):
+        Run.open(tmp_path, display)
+    run = Run.begin(tmp_path / "run", config, display)
+    run.ingest()
+    for step in (run.train, run.evaluate, run.explain, run.report):
+        with pytest.raises(SlicewiseError, match="Expected"):
+            step()
