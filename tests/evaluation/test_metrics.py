@@ -267,6 +267,9 @@ def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(slices, sensi
 
     threshold = choose_threshold(labels, values, sensitivity)
     assert reached(threshold) >= sensitivity - 1e-9
+    assert threshold <= 0.5
+    if threshold == 0.5:
+        return
     lowest_called = values[values >= threshold].min()
     assert all(reached(higher) < sensitivity for higher in values if higher > lowest_called)
     next_lower = max([0.0, *values[values < threshold]])
@@ -275,8 +278,13 @@ def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(slices, sensi
 
 
 def test_the_threshold_leaves_an_equal_margin_on_both_sides():
-    labels, values = np.array([True, True, False]), np.array([0.9, 0.8, 0.2])
-    assert choose_threshold(labels, values, 0.97) == pytest.approx(0.5)
+    labels, values = np.array([True, True, False]), np.array([0.9, 0.5, 0.2])
+    assert choose_threshold(labels, values, 0.97) == pytest.approx(0.35)
+
+
+def test_what_is_more_likely_tumor_than_not_is_called_however_easy_validation_was():
+    labels, values = np.array([True, True, False]), np.array([0.99, 0.98, 0.9])
+    assert choose_threshold(labels, values, 0.97) == 0.5
 
 
 @pytest.mark.parametrize(("sensitivity", "expected"), [(0.97, 0.035), (0.56, 0.445)])

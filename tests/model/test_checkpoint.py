@@ -11,7 +11,7 @@ from slicewise.model.network import MultiTaskUNet
 
 def save(folder, tiny, **changes):
     torch.manual_seed(1)
-    network = MultiTaskUNet(tiny).to(memory_format=torch.channels_last).train()
+    network = MultiTaskUNet(tiny).train()
     network(torch.randn(4, 1, 64, 64))  # moves the BatchNorm statistics, which must survive too
     facts = {
         "name": "joint",

@@ -64,3 +64,19 @@ def test_a_shift_by_the_coarsest_stride_shifts_the_mask(network):
         first, second = network(images, classify=False).mask, network(moved, classify=False).mask
     back = torch.roll(second, shifts=(-32, -64), dims=(2, 3))
     assert torch.allclose(first[..., 64:160, 64:160], back[..., 64:160, 64:160], atol=1e-4)
+
+
+def test_folding_batch_norm_changes_nothing_but_the_last_bits(tiny):
+    torch.manual_seed(1)
+    network = MultiTaskUNet(tiny).train()
+    images = torch.randn(4, 1, 64, 64)
+    for _ in range(3):  # statistics that are not the initial 0 and 1
+        network(2 * images + 1)
+    network.eval()
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    folded = network.folded()
+    with torch.inference_mode():
+        for before, after in zip(network(images), folded(images), strict=True):
+            torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())

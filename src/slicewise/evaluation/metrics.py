@@ -32,6 +32,8 @@ METRICS = (
 )
 """Names of the figures, in the order of reports."""
 
+_HALF = 0.5
+
 
 class Figure(NamedTuple):
     """One number with what stands behind it."""
@@ -90,22 +92,23 @@ def measure(cases: pd.DataFrame) -> dict[str, Figure]:
 
 
 def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, sensitivity: float) -> float:
-    """The highest threshold at which at least ``sensitivity`` of the tumor slices are called; 0.5 without tumor slices.
+    """The highest threshold up to 0.5 at which at least ``sensitivity`` of the tumor slices are called.
 
     Where no probability lies between two values, any threshold between them decides alike: the middle is taken, which
-    leaves new slices the widest margin on both sides.
+    leaves new slices the widest margin on both sides. What is more likely tumor than not is called whatever these slices
+    say: where they are easy, they would push the threshold up as far as their own probabilities reach.
 
-    >>> choose_threshold(np.array([1, 1, 1, 1, 0]), np.array([0.9, 0.8, 0.75, 0.25, 0.1]), sensitivity=0.75)
-    0.5
+    >>> choose_threshold(np.array([1, 1, 1, 1, 0]), np.array([0.9, 0.8, 0.5, 0.25, 0.1]), sensitivity=0.75)
+    0.375
     """
     positives = np.sort(probabilities[labels.astype(bool)])[::-1]
     if not len(positives):
-        return 0.5
+        return _HALF
     # The small term keeps 0.56 · 100 = 56.00000000000001 from asking for one more.
     lowest_called = float(positives[max(0, math.ceil(sensitivity * len(positives) - 1e-9) - 1)])
     next_lower = float(probabilities[probabilities < lowest_called].max(initial=0.0))
     middle = (lowest_called + next_lower) / 2
-    return middle if middle > next_lower else lowest_called  # no float lies between
+    return min(_HALF, middle if middle > next_lower else lowest_called)  # where no float lies between
 
 
 def _segmentation(cases: pd.DataFrame) -> dict[str, Figure]:

@@ -27,7 +27,7 @@ class Predictor:
     """
 
     def __init__(self, network: MultiTaskUNet, description: Description) -> None:
-        self.network = network
+        self.network = network.folded()
         self.description = description
 
     @classmethod

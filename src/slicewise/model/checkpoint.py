@@ -13,7 +13,6 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
 
@@ -121,7 +120,6 @@ def load_checkpoint(folder: Path) -> tuple[MultiTaskUNet, Description]:
         network.load_state_dict(load(weights))
     except RuntimeError as error:
         raise CheckpointError(f"Expected weights for the architecture in {folder / _DESCRIPTION}: {error}") from None
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval(), description
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import islice, pairwise
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from monai.networks.blocks import Convolution
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from slicewise.config import ModelConfig
 
@@ -130,6 +132,15 @@ class MultiTaskUNet(nn.Module):
             mask=self.decoder(maps) if segment else None,
             tumor=self.classifier(maps) if classify else None,
         )
+
+    def folded(self) -> MultiTaskUNet:
+        """A copy for inference, equal but for rounding: every BatchNorm becomes part of the convolution before it."""
+        copy = deepcopy(self).eval()
+        for block in copy.modules():
+            if isinstance(block, Convolution) and hasattr(block, "adn"):
+                block.conv = fuse_conv_bn_eval(block.conv, block.adn.N)
+                block.adn.N = nn.Identity()
+        return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def count_parameters(self, parts: tuple[str, ...] = PARTS) -> int:
         """Number of weights in ``parts``."""

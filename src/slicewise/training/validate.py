@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slicewise.data.dataset import Targets
 from slicewise.data.store import SliceStore
 from slicewise.evaluation.cases import make_cases, pixel_counts
-from slicewise.evaluation.metrics import Figure, choose_threshold, measure
+from slicewise.evaluation.metrics import Figure, choose_threshold, dice, measure
 from slicewise.model.infer import infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training.phases import Phase
@@ -29,7 +29,10 @@ class Validation:
     threshold: float
     """The operating threshold that these predictions suggest."""
     score: float
-    """What checkpoints are compared by: the mean of volume Dice and ROC-AUC, of those the phase trains."""
+    """What checkpoints are compared by: the mean of the Dice of all pixels and the ROC-AUC, of those the phase trains.
+
+    Pixels are pooled as by nnU-Net (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z): with few patients the
+    mean of volume Dice jumps by whole patients when a tumor-free one gets its first false pixel."""
 
 
 def validate(
@@ -70,6 +73,7 @@ def validate(
     known = cases[cases["classification"].fillna(False)]
     threshold = choose_threshold(known["label"].to_numpy(bool), known["probability"].to_numpy(float), sensitivity)
     figures = measure(cases.assign(threshold=threshold, is_tumor=cases["probability"] >= threshold))
-    wanted = [figures["volume_dice"].value] * segment + [figures["roc_auc"].value] * classify
+    pooled_dice = dice(*cases[["tp", "fp", "fn"]].sum().astype(float))
+    wanted = [pooled_dice] * segment + [figures["roc_auc"].value] * classify
     defined = [value for value in wanted if not math.isnan(value)]
     return Validation(figures, threshold, float(np.mean(defined)) if defined else 0.0)
