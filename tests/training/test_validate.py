@@ -1,0 +1,58 @@
+"""The score that checkpoints are compared by, with outputs that are known by hand."""
+
+import numpy as np
+import pytest
+
+from slicewise.data.dataset import find_targets
+from slicewise.model.infer import Probabilities
+from slicewise.training import validate as room
+from slicewise.training.phases import plan_phases
+
+
+@pytest.fixture
+def validated(small_store, small_config, monkeypatch):
+    """Validate two patients with masks, whose four slices get the masks and probabilities that a test asks for."""
+
+    def validate(name, masks, probabilities):
+        outputs = iter([Probabilities(tumor, mask) for tumor, mask in zip(probabilities, masks, strict=True)])
+        monkeypatch.setattr(room, "infer", lambda *args, **kwargs: next(outputs))
+        phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
+        targets = find_targets(small_store.table, small_config.sources)
+        settings = {"mask_threshold": 0.5, "sensitivity": 0.97}
+        return room.validate(None, phase, small_store, targets, np.arange(4), **settings)
+
+    return validate
+
+
+@pytest.fixture
+def references(small_store):
+    """Tumor of 1,600 pixels, none, tumor of 1,600 pixels, none."""
+    masks = small_store.masks(range(4)).astype(np.float32)
+    assert masks.sum(axis=(1, 2)).tolist() == [1600, 0, 1600, 0]
+    return masks
+
+
+def test_a_perfect_answer_scores_one(validated, references):
+    validation = validated("joint", references, [0.9, 0.1, 0.8, 0.2])
+    assert validation.score == pytest.approx(1.0)
+    assert validation.threshold == pytest.approx(0.5)
+
+
+def test_pixels_of_all_slices_are_pooled(validated, references):
+    masks = references.copy()
+    masks[2] = 0  # one of two tumors missed
+    masks[3, :10, :40] = 1  # and 400 false pixels
+    pooled = 2 * 1600 / (2 * 1600 + 1600 + 400)
+    assert validated("segmentation", masks, [0.9, 0.1, 0.8, 0.2]).score == pytest.approx(pooled)
+    # Three of the four pairs of a tumor and a tumor-free slice are in order.
+    assert validated("joint", masks, [0.9, 0.1, 0.3, 0.4]).score == pytest.approx((pooled + 3 / 4) / 2)
+
+
+def test_a_first_false_pixel_hardly_moves_the_score(validated, references):
+    masks = references.copy()
+    masks[1, 0, 0] = 1
+    assert validated("segmentation", masks, [0.5] * 4).score > 0.999
+
+
+def test_a_phase_is_judged_by_what_it_trains(validated, references):
+    assert validated("classification", [None] * 4, [0.2, 0.9, 0.8, 0.1]).score == pytest.approx(2 / 4)
