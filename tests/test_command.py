@@ -19,7 +19,7 @@ split: {train: 0.5, val: 0.25}
 model: {widths: [4, 4, 8, 8, 8]}
 training: {batch_size: 8, epoch_slices: 32, accelerator: cpu}
 phases:
-  segmentation: {epochs: 1}
+  segmentation: {epochs: 2}
   classification: {epochs: 1}
   joint: {epochs: 1}
 """
@@ -94,12 +94,13 @@ def test_the_report_stands_alone_and_comes_out_the_same_twice(finished_run):
     assert (finished_run / "report.html").read_text() == report
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path):
+@pytest.mark.parametrize("awaited", ["state.pt", "model.safetensors"], ids=["between epochs", "between phases"])
+def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path, awaited):
     arguments = ["run", finished_run.parent / "tiny.yaml", "--out", tmp_path / "run"]
     command = [sys.executable, "-c", "from slicewise.cli import main; main()", *map(str, arguments)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
-        while killed.poll() is None and not (tmp_path / "run" / "phases" / "segmentation" / "model.safetensors").exists():
-            time.sleep(0.01)
+        while killed.poll() is None and not (tmp_path / "run" / "phases" / "segmentation" / awaited).exists():
+            time.sleep(0.002)
         killed.kill()
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "results.json").exists()
@@ -108,6 +109,10 @@ def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path):
     assert (tmp_path / "run" / "split.csv").read_bytes() == (finished_run / "split.csv").read_bytes()
     cases, uninterrupted = (pd.read_parquet(run / "cases.parquet") for run in (tmp_path / "run", finished_run))
     pd.testing.assert_frame_equal(cases, uninterrupted, check_exact=True)
+    history, whole = (pd.read_csv(run / "history.csv") for run in (tmp_path / "run", finished_run))
+    timing = ["slices_per_s", "duration_s"]
+    pd.testing.assert_frame_equal(history.drop(columns=timing), whole.drop(columns=timing), check_exact=True)
+    assert not list((tmp_path / "run").rglob("state.pt"))
 
 
 def test_a_finished_run_is_not_overwritten(finished_run):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from slicewise.config import Config, SourceConfig
 from slicewise.console import Display
-from slicewise.errors import InputError, SlicewiseError
+from slicewise.errors import InputError, SlicewiseError, SplitError
 from slicewise.run import Run
 
 
@@ -52,7 +52,7 @@ def test_steps_leave_their_files_and_are_not_taken_twice(config, display, tmp_pa
 def test_a_folder_that_holds_something_is_not_begun_in(config, display, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="--resume"):
+    with pytest.raises(InputError, match="Name another"):
         Run.begin(tmp_path / "taken", config, display)
     assert (tmp_path / "taken" / "thesis.txt").read_text() == "years of work"
     (tmp_path / "new").mkdir()
@@ -66,11 +66,30 @@ def test_going_on_with_another_configuration_is_refused(config, display, tmp_pat
         Run.begin(tmp_path / "run", config.model_copy(update={"seed": 1}), display, resume=True)
 
 
-def test_a_run_killed_before_its_configuration_was_written_goes_on(config, display, tmp_path):
-    Run.begin(tmp_path / "run", config, display).ingest()
-    (tmp_path / "run" / "config.yaml").unlink()
+def test_resume_begins_where_there_is_nothing_and_never_in_a_strangers_folder(config, display, tmp_path):
     Run.begin(tmp_path / "run", config, display, resume=True).ingest()
     assert Run.open(tmp_path / "run", display).config == config
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds files"):
+        Run.begin(tmp_path / "taken", config, display, resume=True)
+    with pytest.raises(InputError, match="is a file"):
+        Run.begin(tmp_path / "taken" / "thesis.txt", config, display)
+
+
+def test_the_configuration_is_on_disk_before_a_file_is_read(config, display, tmp_path, monkeypatch):
+    """Whatever the moment of a kill, another configuration cannot go on from it."""
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slicewise.run.ingest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Run.begin(tmp_path / "run", config, display).ingest()
+    with pytest.raises(InputError, match="was begun with"):
+        Run.begin(tmp_path / "run", config.model_copy(update={"seed": 1}), display, resume=True)
+    monkeypatch.undo()
+    assert len(Run.begin(tmp_path / "run", config, display, resume=True).ingest()) == 20
 
 
 def test_refused_data_leaves_no_folder_behind_and_no_folder_touched(config, display, pictures, tmp_path):
@@ -82,6 +101,34 @@ def test_refused_data_leaves_no_folder_behind_and_no_folder_touched(config, disp
     with pytest.raises(InputError, match=r"broken\.png"):
         Run.begin(tmp_path / "mine", config, display).ingest(strict=True)
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_strict_also_holds_for_what_was_ingested_before(config, display, pictures, tmp_path):
+    (pictures / "yes" / "broken.png").write_bytes(b"no picture")
+    Run.begin(tmp_path / "run", config, display).ingest()
+    with pytest.raises(InputError, match=r"broken\.png"):
+        Run.begin(tmp_path / "run", config, display, resume=True).ingest(strict=True)
+    assert (tmp_path / "run" / "store").is_dir()
+
+
+def test_a_run_whose_patients_cannot_be_divided_leaves_nothing(config, display, pictures, tmp_path):
+    for file in pictures.glob("*/*.png"):
+        if file.stem != "0":
+            file.unlink()
+    with pytest.raises(SplitError, match="patients"):
+        Run.begin(tmp_path / "run", config, display).all_steps()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_whose_pixels_have_changed_is_not_trained_on(config, display, tmp_path):
+    run = Run.begin(tmp_path / "run", config, display)
+    run.ingest()
+    run.split()
+    with (run.folder / "store" / "images.f16").open("r+b") as pixels:
+        pixels.seek(1000)
+        pixels.write(b"?")
+    with pytest.raises(InputError, match="1 slices have changed"):
+        run.train()
 
 
 def test_without_strict_a_broken_file_is_named_and_passed_over(config, display, pictures, tmp_path):

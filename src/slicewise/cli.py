@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -37,6 +38,9 @@ Strict = Annotated[bool, typer.Option("--strict", help="Refuse broken files inst
 
 def main() -> None:
     """Run the command; what slicewise refuses is one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         app()
     except SlicewiseError as error:
@@ -155,12 +159,12 @@ def predict(
     display = Display()
     predictor = Predictor.from_checkpoint(model)
     with display.bar("predicting", len(jobs)) as progress:
-        predictions, refusals = predict_files(predictor, jobs, out, progress)
-    for prediction in predictions:
-        answer = "tumor" if prediction.is_tumor else "no tumor"
-        if not prediction.is_localized:
+        records, refusals = predict_files(predictor, jobs, out, progress)
+    for record in records:
+        answer = "tumor" if record["is_tumor"] else "no tumor"
+        if not record["is_localized"]:
             answer += ", not localized"
-        print(f"{prediction.file}: {answer} (probability {prediction.probability:.3f}, {prediction.area_px} pixels)")
+        print(f"{record['file']}: {answer} (probability {record['probability']:.3f}, {record['area_px']} pixels)")
     print(f"Masks, overlays and results.json are in {out}.", file=sys.stderr)
     if refusals:
         raise InputError(f"{len(refusals)} of {len(jobs)} inputs could not be read: {' '.join(refusals)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slicewise.errors import ConfigError
 
@@ -36,10 +36,16 @@ Positive = Annotated[int, Field(ge=1)]
 Sequence = Literal["t1", "t1ce", "t2", "flair"]
 
 
+def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("each may be named once")
+    return names
+
+
 class _Section(BaseModel):
     """Unknown keys are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class SourceConfig(_Section):
@@ -49,7 +55,7 @@ class SourceConfig(_Section):
     """Which reader understands the folder."""
     path: Path | None = None
     """The folder; may be left to an override, ``sources.NAME.path=FOLDER``."""
-    sequences: tuple[Sequence, ...] = ()
+    sequences: Annotated[tuple[Sequence, ...], AfterValidator(_without_repeats)] = ()
     """MR sequences to read from layouts that hold several (brats, lgg); empty: flair alone for lgg, all for brats."""
     year: Literal[2020, 2021, 2023, 2024] | None = None
     """BraTS edition, which decides what the label integers mean; None: read from the names of the studies."""
@@ -68,7 +74,7 @@ class PhantomConfig(_Section):
     """Pictures in the yes/no folder, of other patients; half show a tumor."""
     slices: Annotated[int, Field(ge=4, le=155)] = 20
     """Axial slices in a study, evenly spaced over the brain."""
-    sequences: tuple[Sequence, ...] = ("flair",)
+    sequences: Annotated[tuple[Sequence, ...], Field(min_length=1), AfterValidator(_without_repeats)] = ("flair",)
     """MR sequences in a study."""
 
 
@@ -90,7 +96,7 @@ class SplitConfig(_Section):
 class ModelConfig(_Section):
     """The network's shape."""
 
-    widths: Annotated[tuple[Positive, ...], Field(min_length=3)] = (16, 32, 64, 128, 256)
+    widths: Annotated[tuple[Positive, ...], Field(min_length=3, max_length=7)] = (16, 32, 64, 128, 256)
     """Channels of each encoder level, finest first."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     """Dropout before the classification head's last layer."""
@@ -169,7 +175,8 @@ class TrainingConfig(_Section):
     batch_size: Positive = 8
     """Slices in a batch."""
     masked_fraction: Fraction = 0.75
-    """Share of a joint batch drawn from slices whose mask is known; the rest knows only yes or no."""
+    """Share of the draws that comes from sources with masks of tumors; the rest knows only yes or no. Without both kinds of
+    source it does not apply."""
     tumor_fraction: Fraction = 0.5
     """Share of tumor slices among those drawn, so that the rarer class is seen as often."""
     epoch_slices: Positive | None = None
@@ -184,7 +191,7 @@ class TrainingConfig(_Section):
     """Decay per step of the averaged weights that are validated and kept; 0 turns averaging off."""
     patience: Positive = 6
     """Epochs without a better validation figure after which a phase ends early."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Lightning Fabric's precision; on the CPUs measured so far bf16-mixed did not help training."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Lightning Fabric's accelerator."""
@@ -208,7 +215,7 @@ class Config(_Section):
 
     name: str = "slicewise"
     """Shown in the report's title."""
-    seed: Annotated[int, Field(ge=0)] = 20261123
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 20261123
     """The one seed: split, order of slices, augmentation and initial weights follow from it."""
     sources: dict[str, SourceConfig] = {}
     """Data sources by name."""
@@ -285,7 +292,10 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         for part in reversed(key.split(".")):
             change = {part: change}
         tree = _merge(tree, change)
-    tree["sources"] = {name: source for name, source in (tree.get("sources") or {}).items() if source is not None}
+    sources = tree.get("sources") or {}
+    if not isinstance(sources, Mapping):
+        raise ConfigError(f"Expected sources by name, such as sources.lgg.layout=lgg, got sources: {sources!r}.")
+    tree["sources"] = {name: source for name, source in sources.items() if source is not None}
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,8 +50,9 @@ class Display:
         """Move the bar."""
         self._bars.update(self._task, advance=1, note=f"loss {loss:.3f}")
 
-    def epoch_ends(self, row: dict[str, Any]) -> None:
+    def epoch_ends(self, history: Sequence[dict[str, Any]]) -> None:
         """Leave a line and start the next epoch's bar."""
+        row = history[-1]
         figures = [f"{label} {row[name]:.3f}" for name, label in _FIGURES.items() if row.get(name) is not None]
         self.say(
             f"  {row['model']} {row['epoch']}/{self._epochs}  loss {row['train_loss']:.3f}  {'  '.join(figures)}  "

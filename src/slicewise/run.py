@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,10 @@ import pandas as pd
 
 from slicewise.config import Config, SourceConfig, load_config, save_config
 from slicewise.console import Display
-from slicewise.data.ingest import ingest
+from slicewise.data.ingest import ingest, refuse_skipped
 from slicewise.data.split import SIDES, assign_sides, read_split, split_patients, write_split
 from slicewise.data.store import SliceStore
-from slicewise.errors import InputError
+from slicewise.errors import InputError, SplitError
 from slicewise.files import write_atomically
 
 __all__ = ["Run"]
@@ -52,16 +54,17 @@ class Run:
             InputError: The folder holds something and ``resume`` is off, or it was begun with another configuration.
         """
         saved = folder / "config.yaml"
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"Expected a folder for the run, {folder} is a file. Name another.")
         if resume and saved.is_file():
             if load_config(saved) != config:
                 raise InputError(
                     f"Expected the configuration that {saved} was begun with, got a different one. "
                     "Give the same configuration and settings, or another --out."
                 )
-        elif folder.exists() and any(folder.iterdir()) and not (resume and not saved.is_file()):
-            raise InputError(
-                f"Expected a new or empty folder for the run, {folder} holds files. Add --resume to go on, or name another."
-            )
+        elif folder.exists() and any(folder.iterdir()):
+            way_on = "Add --resume to go on with the run that it holds, or name" if saved.is_file() else "Name"
+            raise InputError(f"Expected a new or empty folder for the run, {folder} holds files. {way_on} another.")
         return cls(folder, config, display)
 
     @classmethod
@@ -83,12 +86,16 @@ class Run:
         Raises:
             InputError: As `slicewise.data.ingest.ingest`.
         """
-        if not (self.folder / "store").is_dir():
-            self._read_sources(strict)
-        # Written after the store, so that refused input leaves nothing; here also for a run killed in between.
-        if not (self.folder / "config.yaml").is_file():
-            self._describe()
-        return self.store()
+        with self._nothing_left_where_refused():
+            # First of all, so that whoever finds the folder, this code included, knows what it was begun with.
+            if not (self.folder / "config.yaml").is_file():
+                self._describe()
+            if not (self.folder / "store").is_dir():
+                self._read_sources(strict)
+            store = self.store()
+            if strict:
+                refuse_skipped(store.description["skipped"])
+        return store
 
     def split(self) -> pd.DataFrame:
         """Divide the patients."""
@@ -105,7 +112,9 @@ class Run:
         """Train every phase that has no checkpoint yet."""
         from slicewise.training.trainer import train_run
 
-        train_run(self.folder, self.config, self.sources(), self.store(), self.sides(), self.display)
+        store, sides = self.store(), self.sides()
+        store.check_pixels()
+        train_run(self.folder, self.config, self.sources(), store, sides, self.display)
 
     def evaluate(self) -> dict[str, Any]:
         """Predict the validation and test slices with every model; write the cases and the figures computed from them."""
@@ -134,9 +143,12 @@ class Run:
 
     def all_steps(self, *, strict: bool = False) -> Path:
         """From files to report."""
+        with self._nothing_left_where_refused():
+            self.display.say("Reading the data")
+            self.ingest(strict=strict)
+            self.display.say("Dividing the patients")
+            self.split()
         steps = (
-            ("Reading the data", lambda: self.ingest(strict=strict)),
-            ("Dividing the patients", self.split),
             ("Training", self.train),
             ("Evaluating on patients the models never saw", self.evaluate),
             ("Explaining", self.explain),
@@ -176,22 +188,25 @@ class Run:
             "phantom_pictures": SourceConfig(layout="labelled_folders", path=cohort / "pictures"),
         }
 
-    def _read_sources(self, strict: bool) -> None:
-        existed = self.folder.exists()
+    @contextmanager
+    def _nothing_left_where_refused(self) -> Iterator[None]:
+        """Bad input leaves the place as it was: no folder, or an empty one. A run begun before keeps all it has."""
+        existed, begun = self.folder.is_dir(), (self.folder / "config.yaml").is_file()
         try:
-            self._generate_phantom()
-            with self.display.bar("reading studies") as progress:
-                store = ingest(
-                    self.sources(),
-                    self.folder / "store",
-                    workers=self.config.workers,
-                    strict=strict,
-                    progress=progress,
-                )
-        except InputError:
-            if not existed:
+            yield
+        except (InputError, SplitError):
+            if not begun:
                 shutil.rmtree(self.folder, ignore_errors=True)
+                if existed:
+                    self.folder.mkdir(exist_ok=True)
             raise
+
+    def _read_sources(self, strict: bool) -> None:
+        self._generate_phantom()
+        with self.display.bar("reading studies") as progress:
+            store = ingest(
+                self.sources(), self.folder / "store", workers=self.config.workers, strict=strict, progress=progress
+            )
         table = store.table
         patients = table.groupby("source")["patient_id"].nunique()
         for source, slices in table.groupby("source"):
@@ -214,6 +229,5 @@ class Run:
     def _describe(self) -> None:
         from slicewise.environment import describe_environment
 
-        environment = json.dumps(describe_environment(), indent=2)
-        write_atomically(self.folder / "environment.json", environment)
         write_atomically(self.folder / "config.yaml", lambda temporary: save_config(self.config, temporary))
+        write_atomically(self.folder / "environment.json", json.dumps(describe_environment(), indent=2))

@@ -70,7 +70,8 @@ def test_a_sources_settings_are_its_own():
     assert targets.mask_known.tolist() == [False, True, False, True]
     assert targets.label_known.tolist() == [True, False, True, True]
     # An empty mask is no mask of a tumor: the yes/no pictures do not count as masked.
-    assert targets.masked_source.tolist() == [True, True, False, False]
+    # Nor do masks that must not teach.
+    assert targets.masked_source.tolist() == [False, True, False, False]
     assert targets.source.tolist() == ["a", "b", "c", "c"]
 
 

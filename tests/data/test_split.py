@@ -15,7 +15,7 @@ def make_table(slices):
     """The store's table of slices given as (source, patient, checksum, further columns)."""
     rows = [
         dict.fromkeys(COLUMNS)
-        | {"slice_id": str(number), "source": source, "patient_id": patient, "study_id": patient, "checksum": checksum}
+        | {"slice_id": str(number), "source": source, "patient_id": patient, "study_id": patient, "image_checksum": checksum}
         | {"slice_index": 0, "reference_area_px": 0, "foreground_share": 0.5, "height_px": 9, "width_px": 9, "label": False}
         | changes
         for number, (source, patient, checksum, changes) in enumerate(slices)
@@ -52,7 +52,7 @@ def test_nobody_stands_on_two_sides_whoever_shares_pictures(table, seed):
     assert set(sides_of(split)) == set(zip(table["source"], table["patient_id"], strict=True))
     assert set(split["split"]) == set(SIDES)
     sides = assign_sides(table, split)
-    sides_of_checksum = sides[table["foreground_share"] > 0].groupby(table["checksum"]).nunique()
+    sides_of_checksum = sides[table["foreground_share"] > 0].groupby(table["image_checksum"]).nunique()
     assert (sides_of_checksum == 1).all()
     tumor = table.assign(label=table["label"].fillna(False)).groupby(["source", "patient_id"])["label"].any()
     assert split["tumor"].tolist() == tumor.tolist()
@@ -190,6 +190,23 @@ def test_what_is_written_is_read(tmp_path):
     check_split(table, read)
     assert sides_of(read) == sides_of(split)
     pd.testing.assert_frame_equal(read, split, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "could not read"),
+        (b"source,patient_id\na,p1\n", "no split"),
+        (b'source,patient_id,split\n"a,p1', "could not read"),
+        (b"\xff\xfe\x00", "could not read"),
+        (b"source,patient_id,split\na,p1,train,what,is,this\na,b\n", "Expected"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_what_to_do(tmp_path, content, message):
+    (tmp_path / "split.csv").write_bytes(content)
+    with pytest.raises(SplitError, match=message) as refused:
+        assign_sides(make_table(cohort("a", 3)), read_split(tmp_path / "split.csv"))
+    assert "slicewise split" in str(refused.value)
 
 
 def test_a_missing_file_is_refused_with_the_command(tmp_path):

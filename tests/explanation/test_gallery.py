@@ -1,11 +1,16 @@
+import io
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from slicewise.explanation.gallery import choose_slices
+from slicewise.console import Display
+from slicewise.explanation.gallery import choose_slices, write_gallery
+from slicewise.model.checkpoint import save_checkpoint
+from slicewise.model.network import MultiTaskUNet
 
 KINDS = {
     (True, True): "hit",
@@ -61,3 +66,34 @@ def test_slices_without_a_label_are_not_shown():
     cases = make_cases([3, 0, 0, 3])
     cases["label"] = cases["label"].mask(cases["label"])
     assert set(choose_slices(cases, 16)["outcome"]) == {"correct-rejection"}
+
+
+def test_names_that_no_file_system_and_no_typesetter_would_take_are_drawn(small_store, small_config, tmp_path):
+    """A name may be long, hold slashes, other scripts, and dollar signs, which Matplotlib takes for formulas."""
+    network = MultiTaskUNet(small_config.model)
+    save_checkpoint(
+        tmp_path / "phases" / "joint",
+        network,
+        name="joint",
+        tasks=("segmentation", "classification"),
+        architecture=small_config.model,
+        threshold=0.5,
+        mask_threshold=0.5,
+        parameters=1,
+        data_fingerprint="",
+        patients={},
+        metrics={},
+        history=[],
+        provenance={},
+    )
+    stale = tmp_path / "explanations" / "01_hit_earlier.png"
+    stale.parent.mkdir()
+    stale.write_bytes(b"")
+    names = ["$x_$", "a/b\\c:d", "ö" * 300, "%s", "$\\frac{1}{0}$"]
+    cases = make_cases([2, 1, 1, 1]).assign(slice_id=names, row=range(5), model="joint", split="test", mask_state="empty")
+    cases = cases.assign(tp=0, fp=1, fn=0)
+    write_gallery(tmp_path, 16, small_store, cases, Display(Console(file=io.StringIO())))
+    files = sorted((tmp_path / "explanations").iterdir())
+    assert len(files) == 5
+    assert all(file.name.isascii() and len(file.name) < 140 for file in files)
+    assert not stale.exists()

@@ -52,14 +52,24 @@ def test_results_are_on_disk_and_name_each_input(tmp_path):
     jobs = [Job(draw(tmp_path / "1.png"), tmp_path / "1"), Job(draw(tmp_path / "2.png", (30, 40)), tmp_path / "2")]
     jobs = [Job(job.file, job.target.relative_to(tmp_path)) for job in jobs]
     steps = []
-    predictions, refusals = predict_files(Brightness(), jobs, tmp_path / "out", lambda done, of: steps.append((done, of)))
+    told, refusals = predict_files(Brightness(), jobs, tmp_path / "out", lambda done, of: steps.append((done, of)))
     assert refusals == []
     assert steps == [(1, 2), (2, 2)]
     records = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [record["file"] for record in records] == [str(job.file) for job in jobs]
-    assert [record["area_px"] for record in records] == [prediction.area_px for prediction in predictions]
+    assert records == told
     with Image.open(tmp_path / "out" / "2_mask.png") as mask:
         assert mask.size == (30, 40)
+
+
+def test_a_result_never_takes_the_place_of_an_input(tmp_path):
+    draw(tmp_path / "scan.png")
+    annotated = draw(tmp_path / "scan_mask.png")
+    before = annotated.read_bytes()
+    with pytest.raises(InputError, match=r"overwrite the input .*scan_mask\.png"):
+        predict_files(Brightness(), find_inputs([tmp_path]), tmp_path)
+    assert annotated.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.png", "scan_mask.png"]
 
 
 def test_what_cannot_be_read_is_named_and_leaves_nothing(tmp_path):

@@ -123,6 +123,32 @@ def test_a_truncated_volume_comes_as_its_error(tmp_path):
     assert "flair" in str(items[-1])
 
 
+def test_an_unreadable_sequence_does_not_take_the_others_along(tmp_path):
+    write(tmp_path, "BraTS2021_00001", ["t1", "t1ce", "flair"], [1])
+    (tmp_path / "BraTS2021_00001" / "BraTS2021_00001_t1ce.nii.gz").write_bytes(b"no volume")
+    items = read(tmp_path)
+    (error,) = [item for item in items if isinstance(item, UnreadableFileError)]
+    assert "t1ce" in str(error)
+    assert {item.sequence for item in items if item is not error} == {"t1", "flair"}
+
+
+def test_what_macos_leaves_behind_is_passed_over(tmp_path):
+    write(tmp_path, "BraTS2021_00001", ["flair"], [1])
+    (tmp_path / "BraTS2021_00001" / "._BraTS2021_00001_flair.nii.gz").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "._BraTS2021_00001").mkdir()
+    (tmp_path / "._BraTS2021_00001" / "._BraTS2021_00001_flair.nii.gz").write_bytes(b"\0\5\x16\7")
+    assert {item.sequence for item in read(tmp_path)} == {"flair"}
+
+
+def test_a_study_named_by_a_dot_has_its_folders_name(tmp_path, monkeypatch):
+    write(tmp_path, "BraTS2021_00001", ["flair"], [1])
+    monkeypatch.chdir(tmp_path / "BraTS2021_00001")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (".", "~/BraTS2021_00001"):
+        (study,) = studies_in(path)
+        assert (study.study_id, study.patient_id) == ("BraTS2021_00001", "BraTS2021_00001")
+
+
 def test_real_case_agrees_with_plain_counts(shared_data):
     folder = shared_data / "brats" / "BraTS2021_00006"
     seg = np.asarray(nib.load(folder / "BraTS2021_00006_seg.nii.gz").dataobj)

@@ -3,6 +3,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from slicewise.errors import LabelError, UnreadableFileError
@@ -114,6 +116,25 @@ def test_broken_files_are_refused_with_their_name(tmp_path):
     for name in [*broken, "bomb.png", "absent.png"]:
         with pytest.raises(UnreadableFileError, match=name):
             read_picture(tmp_path / name)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 199), value=st.integers(0, 255))
+def test_damaged_bytes_are_read_or_refused_and_nothing_else(tmp_path, place, value):
+    """The first bytes hold the header and the camera's notes (EXIF), which Pillow parses with code of its own."""
+    file = tmp_path / "picture.jpg"
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(file, exif=exif)
+    content = bytearray(file.read_bytes())
+    content[place] = value
+    file.write_bytes(content)
+    refusal = ""
+    try:
+        assert read_picture(file).ndim == 2
+    except UnreadableFileError as error:
+        refusal = str(error)
+    assert refusal == "" or "picture.jpg" in refusal
 
 
 def test_not_finite_is_refused(tmp_path):

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,6 +7,7 @@ from PIL import Image
 from slicewise.config import SourceConfig
 from slicewise.errors import InputError, UnreadableFileError
 from slicewise.records import MaskState
+from slicewise.sources import find_studies as find_all
 from slicewise.sources import read_study
 from slicewise.sources.labelled_folders import find_studies
 
@@ -35,6 +38,25 @@ def test_yes_knows_no_mask_and_no_knows_an_empty_one(tmp_path):
     yes, no = slices["Yes/a.png"], slices["no_tumor/b.png"]
     assert (yes.label, yes.mask_state, yes.mask) == (True, MaskState.UNKNOWN, None)
     assert (no.label, no.mask_state, no.mask.any()) == (False, MaskState.EMPTY, False)
+
+
+@pytest.mark.parametrize(
+    ("tumor", "healthy"), [("Brain Tumor", "Healthy"), ("tumor", "no tumor"), ("TUMOUR", "Normal"), ("yes", "No-Tumor")]
+)
+def test_folders_are_called_as_people_call_them(tmp_path, tumor, healthy):
+    fill(tmp_path, [f"{tumor}/a.png", f"{healthy}/b.png", "segmented/c.png"])
+    labels = {study.study_id: dict(study.options)["label"] for study in find(tmp_path)}
+    assert labels == {f"{tumor}/a.png": True, f"{healthy}/b.png": False}
+
+
+def test_a_name_that_is_no_text_is_refused_with_its_bytes(tmp_path):
+    fill(tmp_path, ["yes/a.png", "no/b.png"])
+    try:
+        (tmp_path / "yes" / os.fsdecode(b"sc\xe4n.png")).write_bytes((tmp_path / "yes" / "a.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system refuses such a name itself")
+    with pytest.raises(InputError, match=r"UTF-8.*sc\\xe4n"):
+        find_all("yes_no", SourceConfig(layout="labelled_folders", path=tmp_path))
 
 
 @pytest.mark.parametrize("missing", ["yes", "no"])

@@ -73,6 +73,19 @@ def test_a_broken_slice_does_not_take_its_patient_along(tmp_path):
     assert "A_2.tif" in str(items[1])
 
 
+def test_what_macos_leaves_behind_is_passed_over(tmp_path):
+    write(tmp_path, "A", 1, tumor=True)
+    (tmp_path / "A" / "._A_1.tif").write_bytes(b"\0\5\x16\7")
+    _, slices = read_all(tmp_path)
+    assert [item.slice_index for item in slices] == [1]
+
+
+def test_a_superscript_in_a_name_is_no_number(tmp_path):
+    write(tmp_path, "A", "²_1", tumor=True)
+    _, slices = read_all(tmp_path)
+    assert [item.slice_index for item in slices] == [1]
+
+
 def test_mask_of_another_size_and_missing_mask_are_refused(tmp_path):
     write(tmp_path / "one", "A", 1, tumor=True, mask_shape=(9, 8))
     with pytest.raises(LabelError, match=r"8 × 8 .* 9 × 8"):

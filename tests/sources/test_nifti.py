@@ -3,6 +3,8 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from slicewise.errors import UnreadableFileError
 from slicewise.sources.nifti import read_volume
@@ -75,6 +77,8 @@ def broken_images():
     with_nan[0, 0, 0] = np.nan
     return {
         "four dimensions": (nib.Nifti1Image(np.ones((3, 3, 3, 2), np.float32), np.eye(4)), "three dimensions"),
+        "colors": (nib.Nifti1Image(np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")]), np.eye(4)), "real numbers"),
+        "complex": (nib.Nifti1Image(np.ones((3, 3, 3), np.complex64), np.eye(4)), "real numbers"),
         "flat": (nib.Nifti1Image(np.ones((3, 3), np.float32), np.eye(4)), "three dimensions"),
         "NaN voxel": (nib.Nifti1Image(with_nan, np.eye(4)), "NaN"),
     }
@@ -85,6 +89,22 @@ def test_impossible_volumes_are_refused(tmp_path, kind):
     image, message = broken_images()[kind]
     with pytest.raises(UnreadableFileError, match=message):
         read_volume(save(tmp_path, image))
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 351), value=st.integers(0, 255))
+def test_a_damaged_header_is_read_or_refused_and_nothing_else(tmp_path, capfd, place, value):
+    content = bytearray(nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4)).to_bytes())
+    content[place] = value
+    file = tmp_path / "volume.nii"
+    file.write_bytes(content)
+    refusal = ""
+    try:
+        assert np.isfinite(read_volume(file).voxels).all()
+    except UnreadableFileError as error:
+        refusal = str(error)
+    assert refusal == "" or "volume.nii" in refusal
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5])

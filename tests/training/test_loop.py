@@ -1,3 +1,6 @@
+import dataclasses
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +21,7 @@ class Silent:
     def step_ends(self, loss):
         pass
 
-    def epoch_ends(self, row):
+    def epoch_ends(self, history):
         pass
 
 
@@ -152,11 +155,42 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(small_confi
         train(small_config, data, "segmentation", tmp_path / "state.pt", network=network)
 
 
-def test_no_tumor_to_learn_from_is_refused(small_config, data, tmp_path):
-    free = data.train_rows[~data.targets.label[data.train_rows]]
-    poor = Data(data.store, data.targets, free, data.val_rows)
-    with pytest.raises(TrainingError, match="Expected tumor slices"):
-        train(small_config, poor, "segmentation", tmp_path / "state.pt")
+@pytest.mark.parametrize("side", ["train", "val"])
+@pytest.mark.parametrize(
+    ("phase", "kept", "message"),
+    [
+        ("segmentation", "tumor-free", "Expected outlined tumors"),
+        ("classification", "tumor-free", r"Expected both answers \(0 tumor"),
+        ("classification", "tumor", r"Expected both answers .* and 0 tumor-free"),
+        ("joint", "nothing", "outlined tumors .* and both answers"),
+    ],
+)
+def test_a_side_without_what_the_phase_needs_is_refused(small_config, data, tmp_path, side, phase, kept, message):
+    rows = data.train_rows if side == "train" else data.val_rows
+    tumor = data.targets.label[rows]
+    rows = {"tumor": rows[tumor], "tumor-free": rows[~tumor], "nothing": rows[:0]}[kept]
+    poor = dataclasses.replace(data, **{f"{side}_rows": rows})
+    with pytest.raises(TrainingError, match=f"{message}.*side {side}"):
+        train(small_config, poor, phase, tmp_path / "state.pt")
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_an_accelerator_that_is_not_there_is_refused_with_what_to_set(small_config, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    training = small_config.training.model_copy(update={"accelerator": "cuda"})
+    with pytest.raises(TrainingError, match=r"training\.accelerator=auto"):
+        train(small_config.model_copy(update={"training": training}), data, "segmentation", tmp_path / "state.pt")
+
+
+def test_a_full_disk_is_the_operating_systems_error_and_leaves_no_part(small_config, data, tmp_path, monkeypatch):
+    def full(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(small_config, data, "segmentation", tmp_path / "state.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 FIGURES = ("slice_dice", "volume_dice", "roc_auc", "false_mask_rate")

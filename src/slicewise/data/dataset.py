@@ -51,7 +51,7 @@ class Targets:
     label: NDArray[np.bool_]
     """The slice shows tumor; False where not known."""
     masked_source: NDArray[np.bool_]
-    """The row's source has masks of tumors: it counts toward ``training.masked_fraction``."""
+    """The row's source teaches with masks of tumors: it counts toward ``training.masked_fraction``."""
     source: NDArray[np.str_]
     """Name of the row's source."""
 
@@ -69,7 +69,7 @@ def find_targets(table: pd.DataFrame, sources: Mapping[str, SourceConfig]) -> Ta
         )
     segments = table["source"].map({name: source.segmentation for name, source in sources.items()}).to_numpy(bool)
     classifies = table["source"].map({name: source.classification for name, source in sources.items()}).to_numpy(bool)
-    has_tumor_masks = set(table.loc[table["mask_state"] == MaskState.PRESENT, "source"])
+    has_tumor_masks = set(table.loc[segments & (table["mask_state"] == MaskState.PRESENT), "source"])
     return Targets(
         mask_known=segments & (table["mask_state"] != MaskState.UNKNOWN).to_numpy(bool),
         label_known=classifies & table["label"].notna().to_numpy(bool),

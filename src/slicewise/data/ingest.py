@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from itertools import islice
 from multiprocessing import get_context
@@ -20,7 +20,7 @@ from slicewise.errors import InputError, LabelError, UnreadableFileError
 from slicewise.records import Slice, Study
 from slicewise.sources import find_studies, read_study
 
-__all__ = ["ingest"]
+__all__ = ["ingest", "refuse_skipped"]
 
 Progress = Callable[[int, int], None]
 
@@ -75,13 +75,23 @@ def ingest(
         if refused:
             more = f" ({len(refused) - 1} more studies have a problem of this kind.)" if len(refused) > 1 else ""
             raise LabelError(refused[0] + more)
-        if strict and writer.skipped:
-            names = "; ".join(item["reason"] for item in writer.skipped)
-            raise InputError(f"Expected every file to be readable (--strict), {len(writer.skipped)} are not: {names}")
+        if strict:
+            refuse_skipped(writer.skipped)
         return writer.finish([(study.source, study.study_id) for study in studies])
     except InputError:
         writer.discard()
         raise
+
+
+def refuse_skipped(skipped: Sequence[Mapping[str, str]]) -> None:
+    """What ``strict`` asks of a store, whether it is new or was made before.
+
+    Raises:
+        InputError: Files were skipped.
+    """
+    if skipped:
+        names = "; ".join(item["reason"] for item in skipped)
+        raise InputError(f"Expected every file to be readable (--strict), {len(skipped)} are not: {names}")
 
 
 def _digest(studies: Iterable[Study]) -> str:

@@ -16,6 +16,7 @@ from slicewise.errors import SplitError
 __all__ = ["SIDES", "assign_sides", "check_split", "read_split", "split_patients", "write_split"]
 
 SIDES = ("train", "val", "test")
+_AGAIN = "Repair split.csv, or remove it and run `slicewise split` again."
 
 
 def split_patients(table: pd.DataFrame, config: SplitConfig, seed: int) -> pd.DataFrame:
@@ -74,16 +75,16 @@ def check_split(table: pd.DataFrame, split: pd.DataFrame) -> None:
     """
     unknown = sorted(set(split["split"].fillna("")) - set(SIDES))
     if unknown:
-        raise SplitError(f"Expected the sides {', '.join(SIDES)}, got {', '.join(map(repr, unknown))}.")
+        raise SplitError(f"Expected the sides {', '.join(SIDES)}, got {', '.join(map(repr, unknown))}. {_AGAIN}")
     fresh = _patients(table).merge(split[["source", "patient_id", "split"]], on=["source", "patient_id"], how="left")
     for name, key in (("patient", ["source", "patient_id"]), ("group of equal pictures", ["group"])):
         sides = fresh.groupby(key)["split"].nunique()
         torn = sides.index[sides > 1]
         if len(torn):
-            raise SplitError(f"Expected every {name} on one side, {len(torn)} stand on two, first: {torn[0]}. Split again.")
+            raise SplitError(f"Expected every {name} on one side, {len(torn)} stand on two, first: {torn[0]}. {_AGAIN}")
     lost = fresh.loc[fresh["split"].isna(), "patient_id"]
     if len(lost):
-        raise SplitError(f"Expected a side for every patient, {len(lost)} have none, first: {lost.iloc[0]}. Split again.")
+        raise SplitError(f"Expected a side for every patient, {len(lost)} have none, first: {lost.iloc[0]}. {_AGAIN}")
 
 
 def assign_sides(table: pd.DataFrame, split: pd.DataFrame) -> pd.Series[str]:
@@ -108,12 +109,21 @@ def read_split(file: Path) -> pd.DataFrame:
     """Read what `write_split` wrote.
 
     Raises:
-        SplitError: The file is missing.
+        SplitError: The file is missing, is no table, or lacks a column.
     """
     if not file.is_file():
         raise SplitError(f"Expected the division of patients in {file}, found none. Run `slicewise split` first.")
     columns = {"source": "string", "patient_id": "string", "split": "string"}
-    return pd.read_csv(file, dtype=columns, keep_default_na=False)  # a patient may be called NA
+    try:
+        split = pd.read_csv(file, dtype=columns, keep_default_na=False)  # a patient may be called NA
+    except (OSError, ValueError) as error:  # pandas' errors of parsing are ValueErrors
+        raise SplitError(
+            f"Expected a table in {file}, could not read it: {' '.join(str(error).split())}. {_AGAIN}"
+        ) from None
+    missing = [name for name in columns if name not in split]
+    if missing:
+        raise SplitError(f"Expected the columns {', '.join(columns)} in {file}, found no {', '.join(missing)}. {_AGAIN}")
+    return split
 
 
 def _patients(table: pd.DataFrame) -> pd.DataFrame:
@@ -134,9 +144,10 @@ def _patients(table: pd.DataFrame) -> pd.DataFrame:
     slices = table.assign(patient=(table["source"] + "/" + table["patient_id"]).map(number))
     # Blank slices are equal in everybody and say nothing about who is who.
     slices = slices[slices["foreground_share"] > 0]
-    shared = slices.drop_duplicates(["checksum", "patient"])
-    shared = shared[shared.duplicated("checksum", keep=False)]
-    first = shared.groupby("checksum")["patient"].transform("min")
+    # The picture alone counts: one source may outline what another only labels.
+    shared = slices.drop_duplicates(["image_checksum", "patient"])
+    shared = shared[shared.duplicated("image_checksum", keep=False)]
+    first = shared.groupby("image_checksum")["patient"].transform("min")
     links = coo_matrix((np.ones(len(shared)), (shared["patient"], first)), shape=(len(patients), len(patients)))
     patients["group"] = connected_components(links, directed=False)[1]
     return patients

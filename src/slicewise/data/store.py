@@ -34,6 +34,7 @@ from slicewise.files import write_atomically
 __all__ = ["COLUMNS", "SliceStore", "StoreWriter"]
 
 _MASK_BYTES = SIDE_PX * SIDE_PX // 8
+_AGAIN = "Remove this folder and ingest again, with --resume."
 
 COLUMNS = {
     "slice_id": "string",
@@ -53,10 +54,12 @@ COLUMNS = {
     "width_px": "int64",
     "published_split": "string",
     "file": "string",
+    "image_checksum": "string",
     "checksum": "string",
 }
 """Columns of the table and their pandas types. Spacing is that of the input's own grid; the area is counted on the store's.
-``foreground_share`` is the share of the store's grid that is brighter than air; 0 marks a blank slice."""
+``foreground_share`` is the share of the store's grid that is brighter than air; 0 marks a blank slice. ``image_checksum``
+tells equal pictures, ``checksum`` equal pictures with equal masks."""
 
 
 class SliceStore:
@@ -79,19 +82,17 @@ class SliceStore:
             self.description: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
             made_by = self.description.get("preprocessing")
             if made_by != PREPROCESSING:
-                raise InputError(
-                    f"Expected a store made by preprocessing {PREPROCESSING}, {folder} has {made_by}. Ingest again."
-                )
+                raise InputError(f"Expected a store made by preprocessing {PREPROCESSING}, {folder} has {made_by}. {_AGAIN}")
             self.table: pd.DataFrame = pd.read_parquet(folder / "slices.parquet").astype(COLUMNS)
         except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are OSErrors and ValueErrors
             raise InputError(
-                f"Expected store.json and slices.parquet in {folder}, could not read them: {error}. Ingest again."
+                f"Expected store.json and slices.parquet in {folder}, could not read them: {error}. {_AGAIN}"
             ) from None
         count = len(self.table)
         for name, size in (("images.f16", count * SIDE_PX * SIDE_PX * 2), ("masks.u1", count * _MASK_BYTES)):
             got = (folder / name).stat().st_size if (folder / name).is_file() else 0
             if got != size:
-                raise InputError(f"Expected {size} bytes in {folder / name} for {count} slices, got {got}. Ingest again.")
+                raise InputError(f"Expected {size} bytes in {folder / name} for {count} slices, got {got}. {_AGAIN}")
         self.images: NDArray[np.float16] = np.memmap(
             folder / "images.f16", dtype=np.float16, mode="r", shape=(count, SIDE_PX, SIDE_PX)
         )
@@ -110,13 +111,22 @@ class SliceStore:
         packed = self._packed_masks[np.asarray(rows, dtype=np.int64)]
         return np.unpackbits(packed, axis=1).astype(np.bool_).reshape(-1, SIDE_PX, SIDE_PX)
 
-    def damaged_rows(self) -> list[int]:
-        """Rows whose pixels no longer match their checksum."""
-        return [
-            row
-            for row, checksum in enumerate(self.table["checksum"])
+    def check_pixels(self) -> None:
+        """Read every slice again and compare it with its checksum.
+
+        Raises:
+            InputError: Pixels have changed since the ingest.
+        """
+        damaged = [
+            slice_id
+            for row, (slice_id, checksum) in enumerate(self.table[["slice_id", "checksum"]].itertuples(index=False))
             if _checksum(self.images[row], self._packed_masks[row]) != checksum
         ]
+        if damaged:
+            raise InputError(
+                f"Expected the pixels that were ingested in {self.folder}, {len(damaged)} slices have changed, first: "
+                f"{damaged[0]}. {_AGAIN}"
+            )
 
 
 class StoreWriter:
@@ -160,6 +170,7 @@ class StoreWriter:
         """Add one study: ``images`` ``(n, 256, 256)``, ``masks`` alike, a table row for each, and the files it lost."""
         packed = np.packbits(masks.reshape(len(rows), -1), axis=1) if rows else np.zeros((0, _MASK_BYTES), np.uint8)
         for row, image, mask in zip(rows, images, packed, strict=True):
+            row["image_checksum"] = _checksum(image)
             row["checksum"] = _checksum(image, mask)
         entry = {"source": source, "study_id": study_id, "rows": rows, "skipped": skipped}
         _append(self._images, images.tobytes())
@@ -185,7 +196,7 @@ class StoreWriter:
             blocks.append((place[entry["source"], entry["study_id"]], start, entry))
             start += len(entry["rows"])
         if start == 0:
-            reasons = "; ".join(item["reason"] for item in self.skipped[:3])
+            reasons = "; ".join(item["reason"] for item in self.skipped[:3]) or "The files hold no slice with any contrast."
             raise InputError(f"Expected at least one readable slice, got none. {reasons}")
         blocks.sort(key=lambda block: block[0])
         # From here on the files no longer match the journal: were it kept, a crash would resume to pixels of other rows.
@@ -219,9 +230,10 @@ class StoreWriter:
         return [json.loads(line) for line in whole]
 
 
-def _checksum(image: NDArray[np.float16], packed_mask: NDArray[np.uint8]) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(image).tobytes())
-    digest.update(np.ascontiguousarray(packed_mask).tobytes())
+def _checksum(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

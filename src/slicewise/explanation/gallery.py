@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from slicewise.records import MaskState
 __all__ = ["choose_slices", "draw_case", "write_gallery"]
 
 
-def write_gallery(folder: Path, count: int, store: SliceStore, cases: pd.DataFrame, display: Display) -> list[Path]:
-    """Write ``explanations/*.png`` of the joint model.
+def write_gallery(folder: Path, count: int, store: SliceStore, cases: pd.DataFrame, display: Display) -> None:
+    """Write ``explanations/*.png`` of the joint model, in place of earlier ones.
 
     Args:
         folder: The run's.
@@ -31,21 +32,17 @@ def write_gallery(folder: Path, count: int, store: SliceStore, cases: pd.DataFra
         store: The slices.
         cases: The run's table of cases.
         display: Where progress goes.
-
-    Returns:
-        The files, in order.
     """
     predictor = Predictor.from_checkpoint(folder)
     chosen = choose_slices(cases[(cases["model"] == "joint") & (cases["split"] == "test")], count)
-    files = []
+    for earlier in (folder / "explanations").glob("*.png"):
+        earlier.unlink()
     with display.bar("Grad-CAM", len(chosen)) as progress:
         for number, case in enumerate(chosen.to_dict("records"), start=1):
             picture = draw_case(predictor, store, case, with_heat=True)
-            name = f"{number:02d}_{case['outcome']}_{str(case['slice_id']).replace('/', '_').replace(' ', '_')}.png"
-            files.append(folder / "explanations" / name)
-            write_atomically(files[-1], picture)
+            name = f"{number:02d}_{case['outcome']}_{_file_name(str(case['slice_id']))}.png"
+            write_atomically(folder / "explanations" / name, picture)
             progress(number, len(chosen))
-    return files
 
 
 def choose_slices(cases: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -101,6 +98,11 @@ def _caption(case: Mapping[Any, Any]) -> str:
         overlap = dice(case["tp"], case["fp"], case["fn"])
         parts.append("both empty" if np.isnan(overlap) else f"Dice {overlap:.2f}")
     return " · ".join(parts)
+
+
+def _file_name(slice_id: str) -> str:
+    """The end of it, which tells slices apart, in letters and a length that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", slice_id)[-100:]
 
 
 def _shares(sizes: list[int], count: int) -> list[int]:

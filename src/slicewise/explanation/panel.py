@@ -53,7 +53,7 @@ def draw_panel(
         axes[1].legend(handles=handles, loc="lower right", fontsize=7, framealpha=0.8)
     if heat is not None:
         axes[2].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.5, interpolation="bilinear")
-    figure.suptitle(caption, fontsize=9)
+    figure.suptitle(caption, fontsize=9, parse_math=False)  # names may hold dollar signs
     stream = io.BytesIO()
     # Matplotlib would write its version into the file; equal input shall give equal bytes.
     figure.savefig(stream, format="png", metadata={"Software": None})

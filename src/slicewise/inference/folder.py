@@ -6,13 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from slicewise.errors import InputError
 from slicewise.files import write_atomically
 from slicewise.inference.predictor import Predictor
-from slicewise.inference.writers import write_picture_outputs
-from slicewise.records import Prediction
+from slicewise.inference.writers import output_files, write_picture_outputs
 from slicewise.sources.images import PICTURE_ENDINGS, is_picture_name, read_picture
 
 __all__ = ["Job", "find_inputs", "predict_files"]
@@ -63,7 +62,7 @@ def predict_files(
     jobs: Sequence[Job],
     output: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[Prediction], list[str]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Predict pictures and write, for each, its mask and overlay, and ``results.json`` for all.
 
     A file that cannot be read is named and passed over; nothing is written for it.
@@ -75,12 +74,13 @@ def predict_files(
         progress: Called with the number done and the total.
 
     Returns:
-        The predictions, and one sentence for each file that could not be read.
+        The records of ``results.json`` (`Prediction.to_json`), and one sentence for each file that could not be read.
 
     Raises:
-        InputError: Not one file could be read.
+        InputError: A result would take the place of an input, or not one file could be read.
     """
-    predictions, refusals = [], []
+    _spare_inputs(jobs, output)
+    records, refusals = [], []
     for done, job in enumerate(jobs, start=1):
         try:
             image = read_picture(job.file)
@@ -89,10 +89,20 @@ def predict_files(
             refusals.append(str(error))
         else:
             write_picture_outputs(image, prediction, output / job.target)
-            predictions.append(prediction)
+            records.append(prediction.to_json())
         progress(done, len(jobs))
-    if not predictions:
+    if not records:
         raise InputError(" ".join(refusals))
-    records = [prediction.to_json() for prediction in predictions]
     write_atomically(output / "results.json", json.dumps(records, indent=2, allow_nan=False))
-    return predictions, refusals
+    return records, refusals
+
+
+def _spare_inputs(jobs: Sequence[Job], output: Path) -> None:
+    inputs = {job.file.resolve() for job in jobs}
+    for job in jobs:
+        for file in output_files(output / job.target):
+            if file.resolve() in inputs:
+                raise InputError(
+                    f"Expected results beside the inputs, not in their place: the result of {job.file} would overwrite the "
+                    f"input {file}. Name another folder for the results, or take earlier results out of the inputs."
+                )

@@ -13,7 +13,7 @@ from scipy import ndimage
 from slicewise.files import write_atomically
 from slicewise.records import Prediction
 
-__all__ = ["overlay", "write_picture_outputs"]
+__all__ = ["output_files", "overlay", "write_picture_outputs"]
 
 _ORANGE = (230, 159, 0)  # of Okabe and Ito's palette, told apart from gray by every kind of color vision
 _FILL = 0.25
@@ -39,25 +39,21 @@ def overlay(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.u
     return colors.round().astype(np.uint8)
 
 
-def write_picture_outputs(image: NDArray[np.float32], prediction: Prediction, target: Path) -> list[Path]:
-    """Write ``<target>_mask.png`` (0 or 255, on the input's own grid) and ``<target>_overlay.png``.
+def output_files(target: Path) -> tuple[Path, Path]:
+    """Where the mask and the overlay of ``target``, a path without ending, go."""
+    return target.with_name(f"{target.name}_mask.png"), target.with_name(f"{target.name}_overlay.png")
+
+
+def write_picture_outputs(image: NDArray[np.float32], prediction: Prediction, target: Path) -> None:
+    """Write the mask (0 or 255, on the input's own grid) and the overlay.
 
     Args:
         image: ``(H, W)``, the slice as decoded.
         prediction: Of this slice.
-        target: Path without the endings.
-
-    Returns:
-        The paths written.
+        target: Path without the endings, see `output_files`.
     """
-    written = []
-    for ending, pixels in (
-        ("mask", prediction.mask.astype(np.uint8) * 255),
-        ("overlay", overlay(image, prediction.mask)),
-    ):
+    pictures = (prediction.mask.astype(np.uint8) * 255, overlay(image, prediction.mask))
+    for file, pixels in zip(output_files(target), pictures, strict=True):
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, format="PNG")
-        file = target.with_name(f"{target.name}_{ending}.png")
         write_atomically(file, stream.getvalue())
-        written.append(file)
-    return written

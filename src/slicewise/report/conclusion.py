@@ -91,8 +91,8 @@ def _operating_point(results: Mapping[str, Any]) -> Iterator[Sentence]:
     if on_val["value"] is None or on_test["value"] is None:
         return
     text = (
-        f"The threshold {joint['threshold']:.3f}, chosen for a sensitivity of {on_val['value']:.3f} on validation, "
-        f"gives {on_test['value']:.3f} on test"
+        f"The threshold {joint['threshold']:.3f}, chosen on validation, where it reaches a sensitivity of "
+        f"{on_val['value']:.3f}, gives {on_test['value']:.3f} on test"
     )
     text += "." if specificity["value"] is None else f" at a specificity of {specificity['value']:.3f}."
     yield Sentence("finding", text)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from slicewise.config import SourceConfig
-from slicewise.errors import UnreadableFileError
+from slicewise.errors import InputError, UnreadableFileError
 from slicewise.records import Slice, Study
 from slicewise.sources import brats, brisc, labelled_folders, lgg
 
@@ -18,9 +19,16 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     """The studies of a source, from file names alone, in a fixed order.
 
     Raises:
-        InputError: The folder is missing, empty, or not of the configured layout.
+        InputError: The folder is missing, empty, or not of the configured layout, or a file's name is no text.
     """
-    return _LAYOUTS[config.layout].find_studies(source, config)
+    studies: list[Study] = _LAYOUTS[config.layout].find_studies(source, config)
+    for file in (file for study in studies for file in study.files):
+        if not _is_text(str(file)):
+            raise InputError(
+                f"Expected file names in UTF-8 for source {source}, got {os.fsencode(file)!r}. Rename the file: no table "
+                "could hold its name."
+            )
+    return studies
 
 
 def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
@@ -33,3 +41,12 @@ def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
         yield from _LAYOUTS[study.layout].read_study(study)
     except UnreadableFileError as error:
         yield error
+
+
+def _is_text(name: str) -> bool:
+    """Bytes of a name that are not UTF-8 reach Python as lone surrogates, which cannot be encoded again."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

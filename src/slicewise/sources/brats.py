@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicewise.config import SourceConfig
-from slicewise.errors import InputError, LabelError
+from slicewise.errors import InputError, LabelError, UnreadableFileError
 from slicewise.records import MaskState, Slice, Study
-from slicewise.sources.folders import root_of
+from slicewise.sources.folders import root_of, visible
 from slicewise.sources.nifti import Volume, read_volume
 
 __all__ = ["find_studies", "read_study"]
@@ -62,7 +62,7 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     root = root_of(source, config, _LAYOUT)
     studies = [
         _study(source, folder, files, config)
-        for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir()))
+        for folder in (root, *filter(Path.is_dir, visible(root)))
         if (files := _files_by_sequence(folder)) and set(files) != {"seg"}
     ]
     if not studies:
@@ -70,11 +70,13 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     return studies
 
 
-def read_study(study: Study) -> Iterator[Slice]:
+def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
     """The axial slices of every sequence; slices without any contrast, outside the brain, are left out.
 
+    A sequence that cannot be read is yielded as its error, and the next one follows.
+
     Raises:
-        UnreadableFileError: A volume cannot be read.
+        UnreadableFileError: The mask cannot be read.
         LabelError: The mask has another shape or position than its image, or labels that its edition does not know.
     """
     options = dict(study.options)
@@ -83,7 +85,11 @@ def read_study(study: Study) -> Iterator[Slice]:
     seg = None if seg_file is None else read_volume(seg_file)
     mask = None if seg is None or seg_file is None else _whole_tumor(seg.voxels, seg_file, options["year"], study.source)
     for sequence, file in files.items():
-        volume = read_volume(file)
+        try:
+            volume = read_volume(file)
+        except UnreadableFileError as error:
+            yield error
+            continue
         if seg is not None:
             _check_grids(volume, seg, file, study)
         for index, image in enumerate(volume.voxels):
@@ -108,7 +114,7 @@ _STATES = {None: MaskState.UNKNOWN, True: MaskState.PRESENT, False: MaskState.EM
 
 def _files_by_sequence(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
+    for file in visible(folder):
         match = _NAME.match(file.name)
         if not match or not file.is_file():
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from slicewise.config import SourceConfig
 from slicewise.errors import InputError
 
-__all__ = ["by_number", "root_of"]
+__all__ = ["by_number", "root_of", "visible"]
 
 
 def root_of(source: str, config: SourceConfig, expected: str) -> Path:
@@ -24,16 +24,24 @@ def root_of(source: str, config: SourceConfig, expected: str) -> Path:
     """
     if config.path is None:
         raise InputError(f"Expected a folder for source {source}, none is configured. Give sources.{source}.path=FOLDER.")
-    if not config.path.is_dir():
+    # Absolute, because the name of the folder itself can be a study's: "." would be nobody's.
+    root = config.path.expanduser().absolute()
+    if not root.is_dir():
         raise InputError(
             f"Expected {expected} for source {source}, found no folder at {config.path}. Check sources.{source}.path."
         )
-    if not any(config.path.iterdir()):
+    root = root.resolve()
+    if not visible(root):
         raise InputError(f"Expected {expected} for source {source}, the folder {config.path} is empty.")
-    return config.path
+    return root
+
+
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, in order; but for hidden names, such as the ``._scan.tif`` that macOS leaves behind."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def by_number(file: Path) -> tuple[list[int | str], str]:
     """Sort key that counts: ``slice_9`` before ``slice_10``."""
-    parts: list[int | str] = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+    parts: list[int | str] = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
     return parts, file.name

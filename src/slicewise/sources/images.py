@@ -87,7 +87,7 @@ def read_channels(file: Path) -> NDArray[np.float32]:
         raise
     except FileNotFoundError:
         raise UnreadableFileError(f"Expected a picture, found nothing at {file}. Check the path.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder fed with damaged bytes, or damaged EXIF, fails in more ways than can be listed
         raise UnreadableFileError(
             f"Expected a readable picture ({', '.join(_FORMATS)}), could not decode {file}: {_short(error)}. "
             "Replace or remove the file."

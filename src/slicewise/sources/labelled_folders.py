@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from slicewise.config import SourceConfig
 from slicewise.errors import InputError
 from slicewise.records import MaskState, Slice, Study
-from slicewise.sources.folders import by_number, root_of
+from slicewise.sources.folders import by_number, root_of, visible
 from slicewise.sources.images import is_picture_name, read_picture
 
 __all__ = ["find_studies", "read_study"]
@@ -18,13 +20,17 @@ _LAYOUT = "two folders of pictures, yes and no"
 _LABELS = {
     "yes": True,
     "tumor": True,
+    "tumour": True,
+    "braintumor": True,
     "positive": True,
     "no": False,
-    "no_tumor": False,
     "notumor": False,
+    "notumour": False,
+    "normal": False,
     "negative": False,
     "healthy": False,
 }
+_SEPARATORS = re.compile(r"[\s_-]+")
 
 
 def find_studies(source: str, config: SourceConfig) -> list[Study]:
@@ -35,8 +41,8 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     """
     root = root_of(source, config, _LAYOUT)
     studies, found = [], set()
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        label = _LABELS.get(folder.name.lower())
+    for folder in filter(Path.is_dir, visible(root)):
+        label = _LABELS.get(_SEPARATORS.sub("", folder.name.lower()))
         if label is None:
             continue
         for file in sorted((path for path in folder.iterdir() if is_picture_name(path)), key=by_number):
@@ -48,7 +54,7 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
             words = ", ".join(name for name, meaning in _LABELS.items() if meaning is label)
             raise InputError(
                 f"Expected {_LAYOUT} for source {source}, found no pictures in a folder {names!r} below {root} "
-                f"(its name may be one of {words})."
+                f"(its name may be one of {words}, in any case, with blanks or dashes)."
             )
     return studies
 

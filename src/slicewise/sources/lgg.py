@@ -16,7 +16,7 @@ import numpy as np
 from slicewise.config import SourceConfig
 from slicewise.errors import InputError, LabelError, UnreadableFileError
 from slicewise.records import MaskState, Slice, Study
-from slicewise.sources.folders import by_number, root_of
+from slicewise.sources.folders import by_number, root_of, visible
 from slicewise.sources.images import read_channels, read_mask
 
 __all__ = ["find_studies", "read_study"]
@@ -40,8 +40,8 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
         raise InputError(f"Expected sequences among {', '.join(_CHANNELS)} for source {source}, got {', '.join(unknown)}.")
     options = (("sequences", config.sequences or ("flair",)),)
     studies = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        files = sorted((file for file in folder.iterdir() if _NUMBER.search(file.name)), key=by_number)
+    for folder in filter(Path.is_dir, visible(root)):
+        files = sorted((file for file in visible(folder) if _NUMBER.search(file.name)), key=by_number)
         if files:
             pairs = tuple(part for file in files for part in (file, _mask_of(file)))
             studies.append(Study("lgg", source, folder.name, folder.name, pairs, options=options))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -27,7 +28,7 @@ from slicewise.training.losses import combined_loss
 from slicewise.training.phases import Phase
 from slicewise.training.validate import Validation, validate
 
-__all__ = ["Data", "Outcome", "Watcher", "train_phase"]
+__all__ = ["Data", "Outcome", "Watcher", "check_supervision", "train_phase"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class Watcher(Protocol):
     def step_ends(self, loss: float) -> None:
         """A batch has been learned."""
 
-    def epoch_ends(self, row: dict[str, Any]) -> None:
-        """``row`` is the epoch's line of the history."""
+    def epoch_ends(self, history: Sequence[dict[str, Any]]) -> None:
+        """``history`` has a row for each of the phase's epochs so far, those before an interruption included."""
 
 
 def train_phase(
@@ -73,7 +74,7 @@ def train_phase(
     """Train what the phase trains, keep the epoch that validates best.
 
     The order of slices, the augmentation and the dropout of an epoch follow from (seed, phase, epoch) alone, and the state
-    is on disk after each, so a run that was killed goes on to the same weights.
+    is on disk after each, so a run that was killed goes on to the same weights (on the CPU, bit by bit).
 
     Args:
         network: Starts with the weights it has, ends with the best epoch's averaged weights, on the CPU.
@@ -84,11 +85,13 @@ def train_phase(
         watcher: Told of each step and epoch.
 
     Raises:
-        TrainingError: The phase has nothing to learn from, or its loss is no longer finite.
+        TrainingError: A side has too little to learn from or to validate on, the accelerator is not there, or the loss is no
+            longer finite.
     """
     settings = config.training
+    check_supervision(phase, data)
     rows = _supervised(data.train_rows, data.targets, phase)
-    fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)
+    fabric = _open_device(config)
     network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = AdamW(
         [
@@ -123,7 +126,7 @@ def train_phase(
             if not math.isfinite(losses[0]):
                 raise TrainingError(
                     f"Expected a finite loss in phase {phase.name}, epoch {progress.epoch + 1}, got {losses[0]}. "
-                    "Lower the phase's learning rates. The last good epoch is kept: --resume goes on from it."
+                    "It would be the same again from here: lower the phase's learning rates and begin a new run."
                 )
             schedule.step()
             average.update_parameters(network)
@@ -144,7 +147,7 @@ def train_phase(
         row = _history_row(phase, progress, validation, sums / seen, optimizer, seen / trained_s)
         progress.history.append(row)
         _save(state_file, progress, network, optimizer, schedule, average)
-        watcher.epoch_ends(row)
+        watcher.epoch_ends(progress.history)
 
     network.load_state_dict(progress.best_weights)
     network.to("cpu").eval()
@@ -176,16 +179,43 @@ class _Progress:
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
+def check_supervision(phase: Phase, data: Data) -> None:
+    """Refuse a phase that could not learn, or whose checkpoints could not be told apart on validation.
+
+    Raises:
+        TrainingError: A side has no slice with a known outline of a tumor for segmentation, or lacks tumor or tumor-free
+            slices for classification.
+    """
+    targets = data.targets
+    for side, rows in (("train", data.train_rows), ("val", data.val_rows)):
+        outlined, labels = rows[targets.mask_known[rows]], targets.label[rows[targets.label_known[rows]]]
+        missing = []
+        if phase.config.segmentation_weight > 0 and not targets.label[outlined].any():
+            missing.append(f"outlined tumors (none in {len(outlined)} slices with a known mask)")
+        if phase.config.classification_weight > 0 and (labels.all() or not labels.any()):
+            missing.append(f"both answers ({labels.sum()} tumor and {(~labels).sum()} tumor-free slices)")
+        if missing:
+            raise TrainingError(
+                f"Expected {' and '.join(missing)} on side {side} for phase {phase.name}. "
+                "Check the sources, their `segmentation` and `classification` settings, and the split."
+            )
+
+
 def _supervised(rows: NDArray[np.int64], targets: Targets, phase: Phase) -> NDArray[np.int64]:
     """The rows that one of the phase's losses can learn from."""
     segments, classifies = phase.config.segmentation_weight > 0, phase.config.classification_weight > 0
-    useful = rows[(targets.mask_known[rows] & segments) | (targets.label_known[rows] & classifies)]
-    if not targets.label[useful].any():
+    return rows[(targets.mask_known[rows] & segments) | (targets.label_known[rows] & classifies)]
+
+
+def _open_device(config: Config) -> Fabric:
+    settings = config.training
+    try:
+        return Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)
+    except RuntimeError:  # Fabric's answer to an accelerator that the machine lacks
         raise TrainingError(
-            f"Expected tumor slices to train phase {phase.name} on, found none among {len(useful)} training slices. "
-            "Check the sources, their `segmentation` and `classification` settings, and the split."
-        )
-    return useful
+            f"Expected the accelerator {settings.accelerator}, this machine has none that can be used. "
+            "Set training.accelerator=auto or cpu in the run's config.yaml, then go on with `slicewise train RUN`."
+        ) from None
 
 
 def _train_mode(network: MultiTaskUNet, phase: Phase) -> None:
@@ -256,7 +286,9 @@ def _save(
         "schedule": schedule.state_dict(),
         "average": average.state_dict(),
     }
-    write_atomically(file, lambda temporary: torch.save(state, temporary))
+    stream = io.BytesIO()  # torch would report a full disk as an error of its own archive writer
+    torch.save(state, stream)
+    write_atomically(file, stream.getvalue())
 
 
 def _restore(file: Path, network: MultiTaskUNet, optimizer: AdamW, schedule: LambdaLR, average: AveragedModel) -> _Progress:

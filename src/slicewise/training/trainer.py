@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from slicewise.data.store import SliceStore
 from slicewise.files import write_atomically
 from slicewise.model.checkpoint import Description, load_checkpoint, save_checkpoint
 from slicewise.model.network import MultiTaskUNet
-from slicewise.training.loop import Data, train_phase
+from slicewise.training.loop import Data, check_supervision, train_phase
 from slicewise.training.phases import Phase, plan_phases
 
 __all__ = ["train_run"]
@@ -30,15 +30,20 @@ _PARTS_OF_TASK = {"segmentation": ("encoder", "decoder"), "classification": ("en
 class _HistoryKeeper:
     """Passes every event on to the display and keeps ``history.csv`` up to date."""
 
-    def __init__(self, file: Path, earlier: list[dict[str, Any]], display: Display) -> None:
-        self._file, self._rows, self._display = file, list(earlier), display
+    def __init__(self, folder: Path, finished: Iterable[Description], display: Display) -> None:
+        self._file = folder / "history.csv"
+        self._earlier = [row for description in finished for row in description.history]
+        self._display = display
         self.phase_begins, self.step_ends = display.phase_begins, display.step_ends
 
-    def epoch_ends(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        text = pd.DataFrame(self._rows).to_csv(index=False, lineterminator="\n")
+    def epoch_ends(self, history: Sequence[dict[str, Any]]) -> None:
+        self.write(history)
+        self._display.epoch_ends(history)
+
+    def write(self, history: Sequence[dict[str, Any]]) -> None:
+        """Finished phases first; the whole file each time, so that an interruption cannot leave a gap in it."""
+        text = pd.DataFrame([*self._earlier, *history]).to_csv(index=False, lineterminator="\n")
         write_atomically(self._file, text)
-        self._display.epoch_ends(row)
 
 
 def train_run(
@@ -60,7 +65,7 @@ def train_run(
         display: Where progress goes.
 
     Raises:
-        TrainingError: As `slicewise.training.loop.train_phase`.
+        TrainingError: As `slicewise.training.loop.train_phase`; what a later phase lacks is said before the first begins.
     """
     data = Data(
         store=store,
@@ -68,19 +73,22 @@ def train_run(
         train_rows=np.flatnonzero(sides == "train"),
         val_rows=np.flatnonzero(sides == "val"),
     )
+    phases = plan_phases(config)
+    for phase in phases:
+        check_supervision(phase, data)
     finished: dict[str, Description] = {}
-    for phase in plan_phases(config):
+    for phase in phases:
         target = folder / phase.folder
+        state_file = target / "state.pt"
         if (target / "model.json").is_file():
             finished[phase.name] = load_checkpoint(target)[1]
+            state_file.unlink(missing_ok=True)
             continue
         network = _initial_network(folder, phase, config)
-        earlier = [row for description in finished.values() for row in description.history]
-        state_file = target / "state.pt"
+        keeper = _HistoryKeeper(folder, finished.values(), display)
         with display.training():
-            outcome = train_phase(
-                network, phase, config, data, state_file, _HistoryKeeper(folder / "history.csv", earlier, display)
-            )
+            outcome = train_phase(network, phase, config, data, state_file, keeper)
+        keeper.write(outcome.history)
         parts = tuple(dict.fromkeys(part for task in phase.tasks for part in _PARTS_OF_TASK[task]))
         finished[phase.name] = save_checkpoint(
             target,
