@@ -1,5 +1,7 @@
+import pickle
+
 import slicewise.errors as module
-from slicewise.errors import SlicewiseError
+from slicewise.errors import LabelError, SlicewiseError
 
 
 def test_the_tree_in_the_docstring_is_the_tree():
@@ -19,5 +21,13 @@ def test_the_tree_in_the_docstring_is_the_tree():
 
 
 def test_every_error_is_exported():
-    defined = {name for name, value in vars(module).items() if isinstance(value, type)}
+    defined = {
+        name for name, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__
+    }
     assert defined == set(module.__all__)
+
+
+def test_an_error_comes_back_whole_from_a_worker_process():
+    error = LabelError("too small", "mask-size", module.Path("mask.png"))
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.problem, again.file) == (str(error), error.problem, error.file)

@@ -5,16 +5,22 @@
     SlicewiseError
     ├── ConfigError      a setting that is unknown, missing or impossible
     ├── InputError       a path or a file that cannot be used
-    │   ├── UnreadableFileError   the bytes are broken: ingest names it, skips it and counts it
-    │   └── LabelError            the bytes are fine, what they say contradicts the layout: ingest refuses the source
+    │   └── FileError             one file of a source; it names its problem and the file
+    │       ├── UnreadableFileError   the bytes are broken: ingest names it, skips it and counts it
+    │       └── LabelError            the bytes are fine, what they say contradicts the layout: ingest refuses the source
+    ├── AuditError       data that would teach something wrong: a run stops before it trains
     ├── SplitError       a split that would put one patient on two sides, or leave a side empty
     ├── CheckpointError  a checkpoint that is missing, damaged or of another kind
     └── TrainingError    a training that cannot go on
 """
 
+from pathlib import Path
+
 __all__ = [
+    "AuditError",
     "CheckpointError",
     "ConfigError",
+    "FileError",
     "InputError",
     "LabelError",
     "SlicewiseError",
@@ -36,12 +42,32 @@ class InputError(SlicewiseError):
     """A path or a file cannot be used: missing, empty, or not of the expected layout."""
 
 
-class UnreadableFileError(InputError):
+class FileError(InputError):
+    """One file of a source cannot be used as it is.
+
+    Args:
+        message: What was expected, what came, where, what to do.
+        problem: Name of the audit's rule for it, such as ``non-finite``.
+        file: The file.
+    """
+
+    # Defaults, because exceptions come back from worker processes by being called with their message alone.
+    def __init__(self, message: str, problem: str = "unreadable-file", file: Path | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem
+        self.file = file
+
+
+class UnreadableFileError(FileError):
     """A file's bytes cannot be decoded (truncated, not a picture, non-finite voxels)."""
 
 
-class LabelError(InputError):
+class LabelError(FileError):
     """A mask contradicts its image or its layout (another size, an unknown label integer)."""
+
+
+class AuditError(SlicewiseError):
+    """The audit found what a training must not pass over."""
 
 
 class SplitError(SlicewiseError):

@@ -66,6 +66,12 @@ class Slice:
     """Distance between rows and between columns; None where the file does not say."""
     file: Path | None = None
     """The file the image came from."""
+    mask_file: Path | None = None
+    """The file the mask came from."""
+    color_share: float = 0.0
+    """Share of the pixels that had a color, in [0, 1]; the image keeps their brightness alone."""
+    mask_soft_share: float = 0.0
+    """Share of the mask file's non-zero pixels that were neither dark nor bright, in [0, 1]; a threshold decided on them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

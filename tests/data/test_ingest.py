@@ -111,7 +111,7 @@ def test_a_source_of_broken_pictures_only_is_refused_with_the_reason(pictures, t
 def test_a_mask_that_contradicts_its_slice_ends_the_ingest_and_leaves_nothing(sources, glioma, tmp_path):
     save(np.zeros((128, 256)), glioma / "TCGA_A" / "TCGA_A_2_mask.tif")
     (glioma / "TCGA_B" / "TCGA_B_1_mask.tif").unlink()
-    with pytest.raises(LabelError, match=r"TCGA_A_2_mask\.tif.*1 more studies"):
+    with pytest.raises(LabelError, match=r"TCGA_A_2_mask\.tif.*1 more;"):
         ingest(sources, tmp_path / "stores" / "store", workers=1)
     assert list((tmp_path / "stores").iterdir()) == []
 
@@ -168,6 +168,22 @@ def test_an_interrupted_ingest_goes_on(sources, tmp_path, interrupted):
     assert calls[0] == (3, 5)
     assert resumed.fingerprint == whole.fingerprint
     assert resumed.check_pixels() is None
+
+
+def test_a_contradiction_met_before_a_kill_is_met_again(sources, glioma, tmp_path, interrupted):
+    (glioma / "TCGA_A" / "TCGA_A_1_mask.tif").unlink()
+    sources = {"lgg": sources["lgg"], "yes_no": sources["yes_no"]}
+    interrupted(sources, tmp_path / "store")
+    with pytest.raises(LabelError, match=r"TCGA_A_1_mask\.tif"):
+        ingest(sources, tmp_path / "store", workers=1)
+
+
+def test_excluded_files_are_left_out_with_what_is_wrong_about_them(sources, glioma, tmp_path):
+    (glioma / "TCGA_A" / "TCGA_A_1_mask.tif").unlink()
+    excluded = frozenset({glioma / "TCGA_A" / "TCGA_A_1.tif", sources["yes_no"].path / "yes" / "2.png"})
+    store = ingest(sources, tmp_path / "store", workers=1, excluded=excluded)
+    assert len(store) == 5
+    assert not set(store.table["file"]) & set(map(str, excluded))
 
 
 def test_a_changed_file_makes_the_ingest_start_over(sources, pictures, tmp_path, interrupted):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -53,12 +55,19 @@ def test_groups_are_patients_and_the_published_split_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mask", "message"), [(None, "missing"), (((0, 0, 0, 0),), "is empty"), (((255, 255),), r"1 × 4 .* 1 × 2")]
+    ("mask", "problem", "message"),
+    [
+        (None, "missing-mask", "missing"),
+        (((0, 0, 0, 0),), "label-mask-conflict", "is empty"),
+        (((255, 255),), "mask-size", r"1 × 4 .* 1 × 2"),
+    ],
 )
-def test_contradicting_masks_are_refused(tmp_path, mask, message):
+def test_contradicting_masks_are_refused(tmp_path, mask, problem, message):
     write(tmp_path, mask=mask)
-    with pytest.raises(LabelError, match=message):
-        list(read_study(find(tmp_path)[0]))
+    (error,) = read_study(find(tmp_path)[0])
+    assert isinstance(error, LabelError)
+    assert error.problem == problem
+    assert re.search(message, str(error))
 
 
 def test_another_layout_is_refused(tmp_path):

@@ -23,48 +23,48 @@ def save(folder, image, name="picture.png", **options):
 def test_a_gray_picture_is_the_same_in_every_color_mode(tmp_path, mode):
     name = "picture.tif" if mode == "CMYK" else "picture.png"
     file = save(tmp_path, Image.fromarray(RAMP).convert(mode), name)
-    assert np.abs(read_picture(file) - RAMP).max() <= 1
+    assert np.abs(read_picture(file).image - RAMP).max() <= 1
 
 
 def test_a_palette_index_is_not_a_brightness(tmp_path):
     image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode=None).convert("P")
     image.putpalette([200, 200, 200, 10, 10, 10])
     image.putdata([0, 1])
-    assert read_picture(save(tmp_path, image)).tolist() == [[200, 10]]
+    assert read_picture(save(tmp_path, image)).image.tolist() == [[200, 10]]
 
 
 def test_sixteen_bits_are_kept(tmp_path):
     deep = np.array([[0, 300], [40_000, 65_535]], dtype=np.uint16)
-    assert np.array_equal(read_picture(save(tmp_path, Image.fromarray(deep))), deep)
+    assert np.array_equal(read_picture(save(tmp_path, Image.fromarray(deep))).image, deep)
 
 
 def test_color_becomes_luma(tmp_path):
     pure = np.zeros((1, 3, 3), dtype=np.uint8)
     pure[0, range(3), range(3)] = 255
-    assert read_picture(save(tmp_path, Image.fromarray(pure)))[0] == pytest.approx([76.245, 149.685, 29.07])
+    assert read_picture(save(tmp_path, Image.fromarray(pure))).image[0] == pytest.approx([76.245, 149.685, 29.07])
 
 
 def test_what_is_transparent_is_air(tmp_path):
     pixels = np.full((1, 2, 4), 255, dtype=np.uint8)
     pixels[0, 1, 3] = 0
-    assert read_picture(save(tmp_path, Image.fromarray(pixels))).tolist() == [[255, 0]]
+    assert read_picture(save(tmp_path, Image.fromarray(pixels))).image.tolist() == [[255, 0]]
 
 
 def test_noted_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rows are columns
     file = save(tmp_path, Image.fromarray(RAMP), "turned.png", exif=exif)
-    assert np.array_equal(read_picture(file), np.rot90(RAMP, -1))
+    assert np.array_equal(read_picture(file).image, np.rot90(RAMP, -1))
 
 
 def test_the_bytes_decide_not_the_ending(tmp_path):
     file = save(tmp_path, Image.fromarray(RAMP), "picture.jpg", format="PNG")
-    assert np.array_equal(read_picture(file), RAMP)
+    assert np.array_equal(read_picture(file).image, RAMP)
 
 
 def test_mask_softened_by_compression_is_cut_in_the_middle(tmp_path):
     file = save(tmp_path, Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)))
-    assert read_mask(file).tolist() == [[False, False, True, True]]
+    assert read_mask(file).mask.tolist() == [[False, False, True, True]]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_mask_softened_by_compression_is_cut_in_the_middle(tmp_path):
     ids=["0 and 1", "one bit", "color"],
 )
 def test_mask_of_two_values_however_they_are_written(tmp_path, picture):
-    assert read_mask(save(tmp_path, picture)).tolist() == [[False, True, False, True]]
+    assert read_mask(save(tmp_path, picture)).mask.tolist() == [[False, True, False, True]]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_damaged_bytes_are_read_or_refused_and_nothing_else(tmp_path, place, val
     file.write_bytes(content)
     refusal = ""
     try:
-        assert read_picture(file).ndim == 2
+        assert read_picture(file).image.ndim == 2
     except UnreadableFileError as error:
         refusal = str(error)
     assert refusal == "" or "picture.jpg" in refusal
@@ -147,6 +147,6 @@ def test_every_real_picture_is_read(shared_data):
     files = [file for file in (shared_data / "brain_tumor_dataset").glob("*/*") if file.is_file()]
     assert len(files) == 253
     for file in files:
-        picture = read_picture(file)
+        picture = read_picture(file).image
         assert picture.ndim == 2
         assert picture.max() > picture.min()

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,13 +89,17 @@ def test_a_superscript_in_a_name_is_no_number(tmp_path):
 
 
 def test_mask_of_another_size_and_missing_mask_are_refused(tmp_path):
-    write(tmp_path / "one", "A", 1, tumor=True, mask_shape=(9, 8))
-    with pytest.raises(LabelError, match=r"8 × 8 .* 9 × 8"):
-        read_all(tmp_path / "one")
-    write(tmp_path / "two", "A", 1, tumor=True)
-    (tmp_path / "two" / "A" / "A_1_mask.tif").unlink()
-    with pytest.raises(LabelError, match=r"A_1_mask\.tif"):
-        read_all(tmp_path / "two")
+    write(tmp_path, "A", 1, tumor=True, mask_shape=(9, 8))
+    write(tmp_path, "A", 2, tumor=True)
+    write(tmp_path, "A", 3, tumor=True)
+    (tmp_path / "A" / "A_2_mask.tif").unlink()
+    _, (size, missing, intact) = read_all(tmp_path)
+    assert isinstance(size, LabelError)
+    assert (size.problem, size.file) == ("mask-size", tmp_path / "A" / "A_1_mask.tif")
+    assert re.search(r"8 × 8 .* 9 × 8", str(size))
+    assert isinstance(missing, LabelError)
+    assert (missing.problem, missing.file) == ("missing-mask", tmp_path / "A" / "A_2.tif")
+    assert intact.slice_index == 3
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "other"])

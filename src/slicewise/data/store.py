@@ -54,12 +54,34 @@ COLUMNS = {
     "width_px": "int64",
     "published_split": "string",
     "file": "string",
+    "mask_file": "string",
+    "file_bytes": "Int64",
+    "file_sha256": "string",
+    "file_format": "string",
+    "color_mode": "string",
+    "bit_depth": "Int64",
+    "orientation": "string",
+    "pixel_checksum": "string",
+    "intensity_low": "float64",
+    "intensity_high": "float64",
+    "intensity_mean": "float64",
+    "intensity_std": "float64",
+    "bright_share": "float64",
+    "color_share": "float64",
+    "border_mean": "float64",
+    "border_std": "float64",
+    "border_dark_share": "float64",
+    "mask_pieces": "Int64",
+    "mask_speck_px": "Int64",
+    "mask_outside_share": "float64",
+    "mask_soft_share": "float64",
     "image_checksum": "string",
     "checksum": "string",
 }
 """Columns of the table and their pandas types. Spacing is that of the input's own grid; the area is counted on the store's.
-``foreground_share`` is the share of the store's grid that is brighter than air; 0 marks a blank slice. ``image_checksum``
-tells equal pictures, ``checksum`` equal pictures with equal masks."""
+``foreground_share`` is the share of the store's grid that is brighter than air; 0 marks a blank slice. Columns from
+``file_bytes`` to ``orientation`` are those of `slicewise.sources.headers.Header`, from ``pixel_checksum`` on those of
+`slicewise.data.facts`. ``image_checksum`` tells equal pictures, ``checksum`` equal pictures with equal masks."""
 
 
 class SliceStore:

@@ -83,7 +83,7 @@ def predict_files(
     records, refusals = [], []
     for done, job in enumerate(jobs, start=1):
         try:
-            image = read_picture(job.file)
+            image = read_picture(job.file).image
             prediction = predictor.predict(image, file=str(job.file))
         except InputError as error:
             refusals.append(str(error))

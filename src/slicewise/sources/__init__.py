@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from slicewise.config import SourceConfig
-from slicewise.errors import InputError, UnreadableFileError
+from slicewise.errors import FileError, InputError
 from slicewise.records import Slice, Study
 from slicewise.sources import brats, brisc, labelled_folders, lgg
 
@@ -31,15 +31,11 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     return studies
 
 
-def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
-    """Decode a study. What cannot be read comes as an error in its place, so that the rest is not lost.
-
-    Raises:
-        LabelError: A mask contradicts its image or its layout.
-    """
+def read_study(study: Study) -> Iterator[Slice | FileError]:
+    """Decode a study. What is wrong with a file comes as an error in its place, so that the rest is not lost."""
     try:
         yield from _LAYOUTS[study.layout].read_study(study)
-    except UnreadableFileError as error:
+    except FileError as error:
         yield error
 
 

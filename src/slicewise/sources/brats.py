@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicewise.config import SourceConfig
-from slicewise.errors import InputError, LabelError, UnreadableFileError
+from slicewise.errors import FileError, InputError, LabelError
 from slicewise.records import MaskState, Slice, Study
 from slicewise.sources.folders import root_of, visible
 from slicewise.sources.nifti import Volume, read_volume
@@ -70,14 +70,14 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     return studies
 
 
-def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
+def read_study(study: Study) -> Iterator[Slice | FileError]:
     """The axial slices of every sequence; slices without any contrast, outside the brain, are left out.
 
-    A sequence that cannot be read is yielded as its error, and the next one follows.
+    A sequence that cannot be read, or lies on another grid than the mask, is yielded as its error, and the next one follows.
 
     Raises:
         UnreadableFileError: The mask cannot be read.
-        LabelError: The mask has another shape or position than its image, or labels that its edition does not know.
+        LabelError: The mask has labels that its edition does not know.
     """
     options = dict(study.options)
     files = dict(zip(options["sequences"], study.files, strict=True))
@@ -87,11 +87,11 @@ def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
     for sequence, file in files.items():
         try:
             volume = read_volume(file)
-        except UnreadableFileError as error:
+            if seg is not None:
+                _check_grids(volume, seg, file, study)
+        except FileError as error:
             yield error
             continue
-        if seg is not None:
-            _check_grids(volume, seg, file, study)
         for index, image in enumerate(volume.voxels):
             if image.min() == image.max():
                 continue
@@ -106,6 +106,7 @@ def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
                 plane="axial",
                 spacing_mm=volume.spacing_mm[1:],
                 file=file,
+                mask_file=seg_file,
             )
 
 
@@ -151,7 +152,9 @@ def _whole_tumor(labels: NDArray[np.float32], file: Path, year: int, source: str
         raise LabelError(
             f"Expected labels {sorted(_LABELS[year])} of BraTS {year}, found "
             f"{', '.join(f'{value:g}' for value in unknown)} in {file}. "
-            f"If it is of another edition, set sources.{source}.year."
+            f"If it is of another edition, set sources.{source}.year.",
+            "impossible-label",
+            file,
         )
     return (labels > 0) & (labels != _CAVITY.get(year, -1))
 
@@ -160,10 +163,14 @@ def _check_grids(image: Volume, seg: Volume, file: Path, study: Study) -> None:
     if image.voxels.shape != seg.voxels.shape:
         raise LabelError(
             f"Expected a mask of shape {image.voxels.shape} (slices, rows, columns) for {file}, the mask of study "
-            f"{study.study_id} has {seg.voxels.shape}. Check that they belong together."
+            f"{study.study_id} has {seg.voxels.shape}. Check that they belong together.",
+            "mask-size",
+            file,
         )
     if not np.allclose(image.affine, seg.affine, atol=0.1):
         raise LabelError(
             f"Expected image and mask on one grid, the affines of {file} and of the mask of study {study.study_id} differ. "
-            "Resample the mask onto the image."
+            "Resample the mask onto the image.",
+            "mask-grid",
+            file,
         )

@@ -16,7 +16,7 @@ from slicewise.config import SourceConfig
 from slicewise.errors import InputError, LabelError
 from slicewise.records import MaskState, Slice, Study
 from slicewise.sources.folders import by_number, root_of
-from slicewise.sources.images import is_picture_name, read_mask, read_picture
+from slicewise.sources.images import Mask, is_picture_name, read_mask, read_picture
 
 __all__ = ["find_studies", "read_study"]
 
@@ -53,10 +53,10 @@ def read_study(study: Study) -> Iterator[Slice]:
         LabelError: The mask is missing, empty, or of another size than the picture.
     """
     file, *masks = study.files
-    image = read_picture(file)
-    mask = np.zeros(image.shape, dtype=np.bool_)
+    image, color_share = read_picture(file)
+    mask, soft_share = np.zeros(image.shape, dtype=np.bool_), 0.0
     if masks:
-        mask = _read_tumor_mask(masks[0], file, image.shape)
+        mask, soft_share = _read_tumor_mask(masks[0], file, image.shape)
     words = file.stem.split("_")
     yield Slice(
         image=image,
@@ -68,23 +68,34 @@ def read_study(study: Study) -> Iterator[Slice]:
         sequence="t1ce" if masks else "t1",
         plane=next((plane for word, plane in _PLANES.items() if word in words), "unknown"),
         file=file,
+        mask_file=masks[0] if masks else None,
+        color_share=color_share,
+        mask_soft_share=soft_share,
     )
 
 
-def _read_tumor_mask(mask_file: Path, file: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _read_tumor_mask(mask_file: Path, file: Path, shape: tuple[int, ...]) -> Mask:
     if not mask_file.is_file():
         raise LabelError(
-            f"Expected a mask for every slice with tumor, {mask_file} is missing. Add it or remove {file.name}."
+            f"Expected a mask for every slice with tumor, {mask_file} is missing. Add it or remove {file.name}.",
+            "missing-mask",
+            file,
         )
-    mask = read_mask(mask_file)
-    if mask.shape != shape:
+    read = read_mask(mask_file)
+    if read.mask.shape != shape:
         raise LabelError(
             f"Expected a mask of {shape[0]} × {shape[1]} pixels for {file}, {mask_file.name} has "
-            f"{mask.shape[0]} × {mask.shape[1]}. Check that they belong together."
+            f"{read.mask.shape[0]} × {read.mask.shape[1]}. Check that they belong together.",
+            "mask-size",
+            mask_file,
         )
-    if not mask.any():
-        raise LabelError(f"Expected tumor in the mask of {file}, {mask_file} is empty. Check it or remove both files.")
-    return mask
+    if not read.mask.any():
+        raise LabelError(
+            f"Expected tumor in the mask of {file}, {mask_file} is empty. Check it or remove both files.",
+            "label-mask-conflict",
+            mask_file,
+        )
+    return read
 
 
 def _study(source: str, file: Path, files: tuple[Path, ...], published: str, groups: dict[str, str]) -> Study:

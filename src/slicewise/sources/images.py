@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from PIL import Image, ImageOps
 
 from slicewise.errors import LabelError, UnreadableFileError
 
-__all__ = ["PICTURE_ENDINGS", "is_picture_name", "read_channels", "read_mask", "read_picture"]
+__all__ = ["PICTURE_ENDINGS", "Gray", "Mask", "is_picture_name", "read_channels", "read_mask", "read_picture"]
 
 PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
 """Endings, in lower case, of the files that are looked for in folders."""
@@ -36,6 +37,7 @@ PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", "
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _PIXEL_LIMIT = 64_000_000
 _MASK_WHITE, _MASK_MIDDLE = 255, 127
+_TINT = 48
 _GRAY = frozenset({"L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 _COLOR = frozenset({"RGB", "CMYK", "YCbCr", "LAB", "HSV"})
 _TRANSPARENT = frozenset({"LA", "La", "RGBA", "RGBa", "P", "PA"})
@@ -46,20 +48,36 @@ def is_picture_name(file: Path) -> bool:
     return file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")
 
 
-def read_picture(file: Path) -> NDArray[np.float32]:
+class Gray(NamedTuple):
+    """A picture without its color."""
+
+    image: NDArray[np.float32]
+    """``(H, W)``, finite, in the file's own range."""
+    color_share: float
+    """Share of the pixels that had a color, in [0, 1]."""
+
+
+class Mask(NamedTuple):
+    """A mask picture after its threshold."""
+
+    mask: NDArray[np.bool_]
+    """``(H, W)``, True on tumor."""
+    soft_share: float
+    """Share of the pixels that are not zero and lie between a tenth and nine tenths of white, in [0, 1]."""
+
+
+def read_picture(file: Path) -> Gray:
     """Read a picture as gray.
 
     Args:
         file: PNG, JPEG, TIFF, BMP, GIF or WebP; its bytes decide, not its ending.
 
-    Returns:
-        ``(H, W)`` float32, finite, in the file's own range.
-
     Raises:
         UnreadableFileError: The file is missing, broken, no picture, of an unknown mode, larger than 64 million pixels, or
             holds values that are not finite.
     """
-    return _to_gray(read_channels(file))
+    channels = read_channels(file)
+    return Gray(_to_gray(channels), _color_share(channels))
 
 
 def read_channels(file: Path) -> NDArray[np.float32]:
@@ -80,43 +98,47 @@ def read_channels(file: Path) -> NDArray[np.float32]:
                 if width * height > _PIXEL_LIMIT:
                     raise UnreadableFileError(
                         f"Expected a picture of at most {_PIXEL_LIMIT // 10**6} million pixels, {file} declares "
-                        f"{width} × {height}. Crop or shrink it."
+                        f"{width} × {height}. Crop or shrink it.",
+                        file=file,
                     )
                 pixels = _decode(ImageOps.exif_transpose(image), file)
     except UnreadableFileError:
         raise
     except FileNotFoundError:
-        raise UnreadableFileError(f"Expected a picture, found nothing at {file}. Check the path.") from None
+        raise UnreadableFileError(f"Expected a picture, found nothing at {file}. Check the path.", file=file) from None
     except Exception as error:  # a decoder fed with damaged bytes, or damaged EXIF, fails in more ways than can be listed
         raise UnreadableFileError(
             f"Expected a readable picture ({', '.join(_FORMATS)}), could not decode {file}: {_short(error)}. "
-            "Replace or remove the file."
+            "Replace or remove the file.",
+            file=file,
         ) from None
     if not np.isfinite(pixels).all():
-        raise UnreadableFileError(f"Expected finite intensities, {file} holds NaN or infinity. Replace or remove the file.")
+        raise UnreadableFileError(
+            f"Expected finite intensities, {file} holds NaN or infinity. Replace or remove the file.", "non-finite", file
+        )
     return pixels
 
 
-def read_mask(file: Path) -> NDArray[np.bool_]:
-    """Read a mask picture of two values, 0 and 255 (softened by JPEG: cut at the middle) or 0 and 1.
-
-    Returns:
-        ``(H, W)`` bool, True on tumor.
+def read_mask(file: Path) -> Mask:
+    """Read a mask picture of two values, 0 and 255 (softened by JPEG or smoothing: cut at the middle) or 0 and 1.
 
     Raises:
         UnreadableFileError: As `read_picture`.
         LabelError: The picture has other values, such as the integers of several classes.
     """
-    pixels = read_picture(file)
+    pixels = read_picture(file).image
     brightest = float(pixels.max())
     if brightest in (0.0, 1.0):
-        return pixels > 0
+        return Mask(pixels > 0, 0.0)
     if not _MASK_MIDDLE < brightest <= _MASK_WHITE:
         raise LabelError(
             f"Expected a mask of 0 and {_MASK_WHITE}, or of 0 and 1, the brightest pixel of {file} is {brightest:g}. "
-            "Convert its labels to tumor and background."
+            "Convert its labels to tumor and background.",
+            "mask-values",
+            file,
         )
-    return pixels > _MASK_MIDDLE
+    soft = np.count_nonzero((pixels > 0.1 * _MASK_WHITE) & (pixels < 0.9 * _MASK_WHITE))
+    return Mask(pixels > _MASK_MIDDLE, soft / np.count_nonzero(pixels))
 
 
 def _decode(image: Image.Image, file: Path) -> NDArray[np.float32]:
@@ -128,8 +150,17 @@ def _decode(image: Image.Image, file: Path) -> NDArray[np.float32]:
         layers = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layers.size, (0, 0, 0, 255)), layers)
     elif image.mode not in _COLOR:
-        raise UnreadableFileError(f"Expected a gray or color picture, {file} has color mode {image.mode}. Save it as PNG.")
+        raise UnreadableFileError(
+            f"Expected a gray or color picture, {file} has color mode {image.mode}. Save it as PNG.", file=file
+        )
     return np.asarray(image.convert("RGB"), dtype=np.float32)
+
+
+def _color_share(pixels: NDArray[np.float32]) -> float:
+    """Compression alone leaves gray pictures a slight tint; annotations and color maps are far from gray."""
+    if pixels.ndim == 2:
+        return 0.0
+    return float((np.ptp(pixels, axis=2) > _TINT).mean())
 
 
 def _to_gray(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -66,7 +66,7 @@ def read_study(study: Study) -> Iterator[Slice]:
         UnreadableFileError: It cannot be read.
     """
     (file,) = study.files
-    image = read_picture(file)
+    image, color_share = read_picture(file)
     label: bool = dict(study.options)["label"]
     yield Slice(
         image=image,
@@ -75,4 +75,5 @@ def read_study(study: Study) -> Iterator[Slice]:
         label=label,
         slice_index=0,
         file=file,
+        color_share=color_share,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from slicewise.config import SourceConfig
-from slicewise.errors import InputError, LabelError, UnreadableFileError
+from slicewise.errors import FileError, InputError, LabelError
 from slicewise.records import MaskState, Slice, Study
 from slicewise.sources.folders import by_number, root_of, visible
 from slicewise.sources.images import read_channels, read_mask
@@ -50,20 +50,17 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     return studies
 
 
-def read_study(study: Study) -> Iterator[Slice | UnreadableFileError]:
-    """The slices of one patient; a file that cannot be read is yielded as its error, and the next one follows.
+def read_study(study: Study) -> Iterator[Slice | FileError]:
+    """The slices of one patient; what is wrong with one is yielded as its error, and the next one follows.
 
     A tumor-free slice is tumor-free in every sequence. Where there is tumor, the mask outlines the FLAIR abnormality only,
     so a T1 slice knows its label but not its mask. A T1 channel that copies FLAIR stands for a missing sequence.
-
-    Raises:
-        LabelError: A mask is missing or of another size than its slice.
     """
     sequences: tuple[str, ...] = dict(study.options)["sequences"]
     for file, mask_file in zip(study.files[::2], study.files[1::2], strict=True):
         try:
             yield from _read_slice(file, mask_file, sequences)
-        except UnreadableFileError as error:
+        except FileError as error:
             yield error
 
 
@@ -74,13 +71,17 @@ def _mask_of(file: Path) -> Path:
 def _read_slice(file: Path, mask_file: Path, sequences: tuple[str, ...]) -> list[Slice]:
     if not mask_file.is_file():
         raise LabelError(
-            f"Expected a mask for every slice of this layout, {mask_file} is missing. Add it or remove {file.name}."
+            f"Expected a mask for every slice of this layout, {mask_file} is missing. Add it or remove {file.name}.",
+            "missing-mask",
+            file,
         )
-    pixels, mask = read_channels(file), read_mask(mask_file)
+    pixels, (mask, soft_share) = read_channels(file), read_mask(mask_file)
     if pixels.shape[:2] != mask.shape:
         raise LabelError(
             f"Expected a mask of {pixels.shape[0]} × {pixels.shape[1]} pixels for {file}, "
-            f"{mask_file.name} has {mask.shape[0]} × {mask.shape[1]}. Check that they belong together."
+            f"{mask_file.name} has {mask.shape[0]} × {mask.shape[1]}. Check that they belong together.",
+            "mask-size",
+            mask_file,
         )
     has_tumor = bool(mask.any())
     number = _NUMBER.search(file.name)
@@ -101,6 +102,8 @@ def _read_slice(file: Path, mask_file: Path, sequences: tuple[str, ...]) -> list
                 sequence=sequence,
                 plane="axial",
                 file=file,
+                mask_file=mask_file,
+                mask_soft_share=soft_share,
             )
         )
     return slices

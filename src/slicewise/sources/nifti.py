@@ -51,12 +51,15 @@ def read_volume(file: Path) -> Volume:
             shape = _checked_shape(file, image.shape)
             if image.get_data_dtype().kind not in "iuf":
                 raise UnreadableFileError(
-                    f"Expected voxels that are real numbers, {file} holds {image.get_data_dtype()}. Convert it to gray."
+                    f"Expected voxels that are real numbers, {file} holds {image.get_data_dtype()}. Convert it to gray.",
+                    file=file,
                 )
             if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-12:
                 raise UnreadableFileError(
                     f"Expected a finite affine with a spacing above 0, {file} has {image.affine[:3].tolist()}. "
-                    "Repair its header."
+                    "Repair its header.",
+                    "non-finite",
+                    file,
                 )
             image = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float32).reshape(shape), image.affine)
             to_lps = nib.orientations.ornt_transform(
@@ -66,15 +69,17 @@ def read_volume(file: Path) -> Volume:
     except UnreadableFileError:
         raise
     except FileNotFoundError:
-        raise UnreadableFileError(f"Expected a NIfTI file, found nothing at {file}. Check the path.") from None
+        raise UnreadableFileError(f"Expected a NIfTI file, found nothing at {file}. Check the path.", file=file) from None
     except Exception as error:  # a parser fed with damaged bytes fails in more ways than can be listed
         reason = " ".join(str(error).split())[:200]
         raise UnreadableFileError(
-            f"Expected a readable NIfTI file, could not decode {file}: {reason}. Copy it again."
+            f"Expected a readable NIfTI file, could not decode {file}: {reason}. Copy it again.", file=file
         ) from None
     voxels = np.ascontiguousarray(np.asarray(turned.dataobj).transpose(2, 1, 0))
     if not np.isfinite(voxels).all():
-        raise UnreadableFileError(f"Expected finite voxels, {file} holds NaN or infinity. Repair or remove it.")
+        raise UnreadableFileError(
+            f"Expected finite voxels, {file} holds NaN or infinity. Repair or remove it.", "non-finite", file
+        )
     columns, rows, slices = (float(value) for value in voxel_sizes(turned.affine))
     return Volume(voxels, turned.affine, (slices, rows, columns))
 
@@ -83,8 +88,14 @@ def _checked_shape(file: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The three dimensions, read from the header before anything is inflated."""
     three = tuple(int(size) for size in shape[:3])
     if len(three) != 3 or any(size != 1 for size in shape[3:]):
-        raise UnreadableFileError(f"Expected a volume of three dimensions, {file} has shape {tuple(shape)}. Split it first.")
+        raise UnreadableFileError(
+            f"Expected a volume of three dimensions, {file} has shape {tuple(shape)}. Split it first.", file=file
+        )
     count = int(np.prod(three, dtype=np.int64))
     if count == 0 or count > _VOXEL_LIMIT:
-        raise UnreadableFileError(f"Expected 1 to {_VOXEL_LIMIT:,} voxels, {file} declares {tuple(shape)}.")
+        raise UnreadableFileError(
+            f"Expected 1 to {_VOXEL_LIMIT:,} voxels, {file} declares {tuple(shape)}. Replace or remove it.",
+            "unreadable-file" if count else "no-pixels",
+            file,
+        )
     return three
