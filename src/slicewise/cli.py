@@ -106,6 +106,51 @@ def phantom(
 
 
 @app.command()
+def audit(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Folders of original data in any layout, stores, or runs.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for audit.html, audit.json and groups.csv.")],
+    fail_on: Annotated[
+        str, typer.Option("--fail-on", help="Lowest level that ends with exit code 1: error, warning, info or never.")
+    ] = "error",
+    ignore: Annotated[list[str] | None, typer.Option("--ignore", metavar="RULE", help="Leave a rule out.")] = None,
+    write_clean: Annotated[
+        bool, typer.Option("--write-clean", help="Also write clean.csv: the files to keep and to leave out, and why.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read files.")] = 2,
+) -> None:
+    """Look for what makes data unfit to train on: exit code 0 without errors, 1 with, 2 where it could not run."""
+    from slicewise.audit.findings import RULES, Severity
+
+    levels = [*(str(level) for level in Severity), "never"]
+    if fail_on not in levels:
+        raise InputError(f"Expected --fail-on to be one of {', '.join(levels)}, got {fail_on!r}.")
+    if unknown := set(ignore or ()) - set(RULES):
+        raise InputError(f"Expected --ignore to name a rule, got {sorted(unknown)[0]!r}. The rules are {', '.join(RULES)}.")
+    from slicewise.audit.audit import audit as audit_survey
+    from slicewise.audit.audit import write_audit
+    from slicewise.audit.inputs import survey_paths
+    from slicewise.console import Display
+
+    display = Display()
+    with display.bar("reading") as progress:
+        survey, split = survey_paths(paths, workers=workers, progress=progress)
+    display.say("Looking for duplicates, shortcuts and contradictions")
+    result = audit_survey(survey, split, ignored=frozenset(ignore or ()))
+    write_audit(result, survey, out)
+    if write_clean:
+        from slicewise.audit.clean import write_clean as write_table
+
+        write_table(result, survey, out / "clean.csv")
+    for finding in result.findings:
+        print(finding)
+    print(f"{result.summary()} Pictures and files are in {out / 'audit.html'}.", file=sys.stderr)
+    if any(levels.index(finding.severity) <= levels.index(fail_on) for finding in result.findings if fail_on != "never"):
+        sys.exit(1)
+
+
+@app.command()
 def ingest(
     config: ConfigFile, settings: Settings = None, out: OutFolder = None, resume: Resume = False, strict: Strict = False
 ) -> None:

@@ -101,7 +101,7 @@ class Run:
         """Divide the patients."""
         file = self.folder / "split.csv"
         if not file.is_file():
-            split = split_patients(self.store().table, self.config.split, self.config.seed)
+            split = split_patients(self.store().table, self.duplicates(), self.config.split, self.config.seed)
             write_atomically(file, lambda temporary: write_split(split, temporary))
         split = read_split(file)
         counts = split["split"].value_counts()
@@ -165,7 +165,15 @@ class Run:
 
     def sides(self) -> pd.Series[str]:
         """The side of each row of the store."""
-        return assign_sides(self.store().table, read_split(self.folder / "split.csv"))
+        return assign_sides(self.store().table, self.duplicates(), read_split(self.folder / "split.csv"))
+
+    def duplicates(self) -> dict[str, int]:
+        """Groups of files that show the same slice, as the run's audit found them; none without an audit."""
+        file = self.folder / "audit" / "groups.csv"
+        if not file.is_file():
+            return {}
+        groups = pd.read_csv(file, dtype={"file": "string"}, keep_default_na=False)
+        return dict(zip(groups["file"], groups["group"], strict=True))
 
     def cases(self) -> pd.DataFrame:
         """The table of cases.

@@ -47,11 +47,11 @@ slices = st.lists(
 @settings(deadline=None, max_examples=40)
 @given(table=slices, seed=st.integers(0, 9))
 def test_nobody_stands_on_two_sides_whoever_shares_pictures(table, seed):
-    split = split_patients(table, SplitConfig(), seed)
+    split = split_patients(table, {}, SplitConfig(), seed)
     assert not split.duplicated(["source", "patient_id"]).any()
     assert set(sides_of(split)) == set(zip(table["source"], table["patient_id"], strict=True))
     assert set(split["split"]) == set(SIDES)
-    sides = assign_sides(table, split)
+    sides = assign_sides(table, {}, split)
     sides_of_checksum = sides[table["foreground_share"] > 0].groupby(table["image_checksum"]).nunique()
     assert (sides_of_checksum == 1).all()
     tumor = table.assign(label=table["label"].fillna(False)).groupby(["source", "patient_id"])["label"].any()
@@ -61,14 +61,14 @@ def test_nobody_stands_on_two_sides_whoever_shares_pictures(table, seed):
 @settings(deadline=None, max_examples=20)
 @given(table=slices, seed=st.integers(0, 9), shuffle=st.integers(0, 99))
 def test_the_order_of_rows_does_not_matter(table, seed, shuffle):
-    split = split_patients(table, SplitConfig(), seed)
-    shuffled = split_patients(table.sample(frac=1, random_state=shuffle, ignore_index=True), SplitConfig(), seed)
+    split = split_patients(table, {}, SplitConfig(), seed)
+    shuffled = split_patients(table.sample(frac=1, random_state=shuffle, ignore_index=True), {}, SplitConfig(), seed)
     pd.testing.assert_frame_equal(shuffled, split)
 
 
 def test_another_seed_is_another_division():
     table = make_table(cohort("a", 40))
-    splits = [sides_of(split_patients(table, SplitConfig(), seed)) for seed in (1, 1, 2)]
+    splits = [sides_of(split_patients(table, {}, SplitConfig(), seed)) for seed in (1, 1, 2)]
     assert splits[0] == splits[1] != splits[2]
 
 
@@ -85,7 +85,7 @@ def test_every_source_and_label_is_divided_by_the_shares(sizes, train, val):
         for (source, label), size in zip(strata, sizes, strict=True)
         for number in range(size)
     ]
-    split = split_patients(make_table(slices), SplitConfig(train=train, val=val), seed=0)
+    split = split_patients(make_table(slices), {}, SplitConfig(train=train, val=val), seed=0)
     for (source, label), size in zip(strata, sizes, strict=True):
         of_stratum = split[(split["source"] == source) & (split["tumor"] == label)]
         counts = Counter(of_stratum["split"])
@@ -98,7 +98,7 @@ def test_patients_who_share_a_picture_stay_together_across_sources():
     chain = [("a", "p00", "x", {}), ("b", "p05", "x", {}), ("b", "p05", "y", {}), ("a", "p07", "y", {})]
     table = make_table(cohort("a", 15) + cohort("b", 15) + chain)
     for seed in range(8):
-        split = split_patients(table, SplitConfig(), seed)
+        split = split_patients(table, {}, SplitConfig(), seed)
         sides = sides_of(split)
         assert sides["a", "p00"] == sides["b", "p05"] == sides["a", "p07"]
         groups = split.groupby("group").size()
@@ -107,7 +107,7 @@ def test_patients_who_share_a_picture_stay_together_across_sources():
 
 def test_blank_slices_link_nobody():
     blank = [("a", f"p{number:02}", "blank", {"foreground_share": 0.0}) for number in range(15)]
-    split = split_patients(make_table(cohort("a", 15) + blank), SplitConfig(), 0)
+    split = split_patients(make_table(cohort("a", 15) + blank), {}, SplitConfig(), 0)
     assert split["group"].nunique() == 15
 
 
@@ -115,7 +115,7 @@ def test_blank_slices_link_nobody():
 def test_whom_the_publisher_held_out_goes_to_test(published):
     held_out = [("a", f"q{number}", f"q{number}", {"published_split": published}) for number in range(5)]
     table = make_table(cohort("a", 20, published_split="train") + cohort("b", 20) + held_out)
-    split = split_patients(table, SplitConfig(), 0)
+    split = split_patients(table, {}, SplitConfig(), 0)
     of_a = split[split["source"] == "a"]
     assert of_a.loc[of_a["split"] == "test", "patient_id"].tolist() == ["q0", "q1", "q2", "q3", "q4"]
     # The other source has no published test and is divided as ever: 13, 3 and 4 of 20.
@@ -125,19 +125,19 @@ def test_whom_the_publisher_held_out_goes_to_test(published):
 def test_a_published_split_that_divides_a_patient_is_refused():
     torn = [("a", "p03", "other", {"published_split": "test"})]
     with pytest.raises(SplitError, match="p03"):
-        split_patients(make_table(cohort("a", 20, published_split="train") + torn), SplitConfig(), 0)
+        split_patients(make_table(cohort("a", 20, published_split="train") + torn), {}, SplitConfig(), 0)
 
 
 def test_a_published_split_that_divides_equal_pictures_is_refused():
     torn = [("a", "q1", "a3", {"published_split": "test"})]
     with pytest.raises(SplitError, match=r"p03.*q1"):
-        split_patients(make_table(cohort("a", 20, published_split="train") + torn), SplitConfig(), 0)
+        split_patients(make_table(cohort("a", 20, published_split="train") + torn), {}, SplitConfig(), 0)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_patients_are_refused(count):
     with pytest.raises(SplitError, match=f"out of {count}"):
-        split_patients(make_table(cohort("a", count)), SplitConfig(), 0)
+        split_patients(make_table(cohort("a", count)), {}, SplitConfig(), 0)
 
 
 @pytest.fixture
@@ -156,9 +156,9 @@ def split(table):
 
 
 def test_a_good_division_passes_and_gives_each_row_its_side(table, split):
-    check_split(table, split)
+    check_split(table, {}, split)
     shuffled = split.sample(frac=1, random_state=1)
-    sides = assign_sides(table.set_index(pd.Index(range(100, 114))), shuffled)
+    sides = assign_sides(table.set_index(pd.Index(range(100, 114))), {}, shuffled)
     assert sides.tolist() == ["train"] * 8 + ["val"] * 2 + ["test"] * 2 + ["train"] * 2
 
 
@@ -176,18 +176,18 @@ def test_a_good_division_passes_and_gives_each_row_its_side(table, split):
 def test_planted_violations_are_refused(table, split, plant, message):
     planted = plant(split)
     with pytest.raises(SplitError, match=message):
-        check_split(table, planted)
+        check_split(table, {}, planted)
     with pytest.raises(SplitError, match=message):
-        assign_sides(table, planted)
+        assign_sides(table, {}, planted)
 
 
 def test_what_is_written_is_read(tmp_path):
     awkward = ["007", "1e5", "NA", "None", "a,b", 'say "x"', "yes/1.png", "ä"]
     table = make_table([("lgg", patient, patient, {"label": True}) for patient in awkward])
-    split = split_patients(table, SplitConfig(), 0)
+    split = split_patients(table, {}, SplitConfig(), 0)
     write_split(split, tmp_path / "split.csv")
     read = read_split(tmp_path / "split.csv")
-    check_split(table, read)
+    check_split(table, {}, read)
     assert sides_of(read) == sides_of(split)
     pd.testing.assert_frame_equal(read, split, check_dtype=False)
 
@@ -205,7 +205,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_a_damaged_file_is_refused_with_what_to_do(tmp_path, content, message):
     (tmp_path / "split.csv").write_bytes(content)
     with pytest.raises(SplitError, match=message) as refused:
-        assign_sides(make_table(cohort("a", 3)), read_split(tmp_path / "split.csv"))
+        assign_sides(make_table(cohort("a", 3)), {}, read_split(tmp_path / "split.csv"))
     assert "slicewise split" in str(refused.value)
 
 

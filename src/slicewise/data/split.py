@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,25 @@ from scipy.sparse.csgraph import connected_components
 from slicewise.config import SplitConfig
 from slicewise.errors import SplitError
 
-__all__ = ["SIDES", "assign_sides", "check_split", "read_split", "split_patients", "write_split"]
+__all__ = ["SIDES", "assign_sides", "check_split", "group_patients", "read_split", "split_patients", "write_split"]
 
 SIDES = ("train", "val", "test")
 _AGAIN = "Repair split.csv, or remove it and run `slicewise split` again."
 
 
-def split_patients(table: pd.DataFrame, config: SplitConfig, seed: int) -> pd.DataFrame:
+Duplicates = Mapping[str, int]
+"""Number of its group of duplicates by file, as an audit finds them; a file without duplicates is not in it."""
+
+
+def split_patients(table: pd.DataFrame, duplicates: Duplicates, config: SplitConfig, seed: int) -> pd.DataFrame:
     """Divide the patients of a store.
 
-    Patients who share a slice that is equal to the last bit (the same picture filed twice) stay together. Patients whom
-    the publisher held out (``published_split`` *val* or *test*) go to test; the others are divided by ``config``.
+    Patients who share a picture stay together (`group_patients`). Patients whom the publisher held out (``published_split``
+    *val* or *test*) go to test; the others are divided by ``config``.
 
     Args:
         table: The store's table.
+        duplicates: Groups of files that show the same slice.
         config: Shares of the sides.
         seed: Another seed is another division; the same seed and patients are always the same one.
 
@@ -36,7 +42,7 @@ def split_patients(table: pd.DataFrame, config: SplitConfig, seed: int) -> pd.Da
     Raises:
         SplitError: The publisher's split divides a patient or group, or a side would stay empty.
     """
-    patients = _patients(table)
+    patients = _patients(table, duplicates)
     held_out = patients.groupby("group")["held_out"].agg(["min", "max"])
     torn = held_out.index[held_out["min"] != held_out["max"]]
     if len(torn):
@@ -67,7 +73,7 @@ def split_patients(table: pd.DataFrame, config: SplitConfig, seed: int) -> pd.Da
     return patients[columns].sort_values(["source", "patient_id"], ignore_index=True)
 
 
-def check_split(table: pd.DataFrame, split: pd.DataFrame) -> None:
+def check_split(table: pd.DataFrame, duplicates: Duplicates, split: pd.DataFrame) -> None:
     """Refuse a division that does not fit a store.
 
     Raises:
@@ -76,7 +82,9 @@ def check_split(table: pd.DataFrame, split: pd.DataFrame) -> None:
     unknown = sorted(set(split["split"].fillna("")) - set(SIDES))
     if unknown:
         raise SplitError(f"Expected the sides {', '.join(SIDES)}, got {', '.join(map(repr, unknown))}. {_AGAIN}")
-    fresh = _patients(table).merge(split[["source", "patient_id", "split"]], on=["source", "patient_id"], how="left")
+    fresh = _patients(table, duplicates).merge(
+        split[["source", "patient_id", "split"]], on=["source", "patient_id"], how="left"
+    )
     for name, key in (("patient", ["source", "patient_id"]), ("group of equal pictures", ["group"])):
         sides = fresh.groupby(key)["split"].nunique()
         torn = sides.index[sides > 1]
@@ -87,13 +95,13 @@ def check_split(table: pd.DataFrame, split: pd.DataFrame) -> None:
         raise SplitError(f"Expected a side for every patient, {len(lost)} have none, first: {lost.iloc[0]}. {_AGAIN}")
 
 
-def assign_sides(table: pd.DataFrame, split: pd.DataFrame) -> pd.Series[str]:
+def assign_sides(table: pd.DataFrame, duplicates: Duplicates, split: pd.DataFrame) -> pd.Series[str]:
     """The side of each row of a store's table.
 
     Raises:
         SplitError: As `check_split`.
     """
-    check_split(table, split)
+    check_split(table, duplicates, split)
     sides = table[["source", "patient_id"]].merge(
         split[["source", "patient_id", "split"]], on=["source", "patient_id"], how="left", validate="many_to_one"
     )["split"]
@@ -126,8 +134,37 @@ def read_split(file: Path) -> pd.DataFrame:
     return split
 
 
-def _patients(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a patient, with the group of patients who share a picture."""
+def group_patients(table: pd.DataFrame, duplicates: Duplicates) -> pd.DataFrame:
+    """Patients who share a picture, directly or through others: equal to the last bit, or found to be duplicates.
+
+    Args:
+        table: The store's table.
+        duplicates: Groups of files that show the same slice.
+
+    Returns:
+        One row a patient: ``source``, ``patient_id``, ``key`` (both in one) and the number of its ``group``.
+    """
+    patients = table[["source", "patient_id"]].drop_duplicates().sort_values(["source", "patient_id"], ignore_index=True)
+    patients["key"] = patients["source"] + "/" + patients["patient_id"]
+    number = pd.Series(patients.index, index=patients["key"])
+    slices = table.assign(patient=(table["source"] + "/" + table["patient_id"]).map(number))
+    # Blank slices are equal in everybody and say nothing about who is who.
+    slices = slices[slices["foreground_share"] > 0]
+    # The picture alone counts: one source may outline what another only labels.
+    shared = [slices["image_checksum"], slices["file"].map(duplicates).dropna()]
+    firsts, seconds = [], []
+    for key in shared:
+        sharing = pd.DataFrame({"key": key, "patient": slices["patient"].loc[key.index]}).drop_duplicates()
+        firsts.append(sharing.groupby("key")["patient"].transform("min").to_numpy(np.int64))
+        seconds.append(sharing["patient"].to_numpy(np.int64))
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    links = coo_matrix((np.ones(len(first)), (first, second)), shape=(len(patients), len(patients)))
+    patients["group"] = connected_components(links, directed=False)[1]
+    return patients
+
+
+def _patients(table: pd.DataFrame, duplicates: Duplicates) -> pd.DataFrame:
+    """One row a patient: what is known of it, and its group."""
     patients = (
         table.assign(tumor=table["label"].fillna(False), held_out=table["published_split"].isin(["val", "test"]))
         .groupby(["source", "patient_id"], as_index=False)
@@ -139,18 +176,7 @@ def _patients(table: pd.DataFrame) -> pd.DataFrame:
             f"Expected the published split to keep every patient on one side, but it divides {len(torn)} patients or "
             f"groups of equal pictures, such as {torn.iloc[0]}. Move their files to one side."
         )
-    patients["key"] = patients["source"] + "/" + patients["patient_id"]
-    number = pd.Series(patients.index, index=patients["key"])
-    slices = table.assign(patient=(table["source"] + "/" + table["patient_id"]).map(number))
-    # Blank slices are equal in everybody and say nothing about who is who.
-    slices = slices[slices["foreground_share"] > 0]
-    # The picture alone counts: one source may outline what another only labels.
-    shared = slices.drop_duplicates(["image_checksum", "patient"])
-    shared = shared[shared.duplicated("image_checksum", keep=False)]
-    first = shared.groupby("image_checksum")["patient"].transform("min")
-    links = coo_matrix((np.ones(len(shared)), (shared["patient"], first)), shape=(len(patients), len(patients)))
-    patients["group"] = connected_components(links, directed=False)[1]
-    return patients
+    return patients.merge(group_patients(table, duplicates), on=["source", "patient_id"], validate="one_to_one")
 
 
 def _rank(seed: int, key: str) -> str:

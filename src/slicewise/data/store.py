@@ -31,7 +31,7 @@ from slicewise.data.preprocess import PREPROCESSING, SIDE_PX
 from slicewise.errors import InputError
 from slicewise.files import write_atomically
 
-__all__ = ["COLUMNS", "SliceStore", "StoreWriter"]
+__all__ = ["COLUMNS", "SliceStore", "StoreWriter", "checksum_of"]
 
 _MASK_BYTES = SIDE_PX * SIDE_PX // 8
 _AGAIN = "Remove this folder and ingest again, with --resume."
@@ -142,7 +142,7 @@ class SliceStore:
         damaged = [
             slice_id
             for row, (slice_id, checksum) in enumerate(self.table[["slice_id", "checksum"]].itertuples(index=False))
-            if _checksum(self.images[row], self._packed_masks[row]) != checksum
+            if checksum_of(self.images[row], self._packed_masks[row]) != checksum
         ]
         if damaged:
             raise InputError(
@@ -192,8 +192,8 @@ class StoreWriter:
         """Add one study: ``images`` ``(n, 256, 256)``, ``masks`` alike, a table row for each, and the files it lost."""
         packed = np.packbits(masks.reshape(len(rows), -1), axis=1) if rows else np.zeros((0, _MASK_BYTES), np.uint8)
         for row, image, mask in zip(rows, images, packed, strict=True):
-            row["image_checksum"] = _checksum(image)
-            row["checksum"] = _checksum(image, mask)
+            row["image_checksum"] = checksum_of(image)
+            row["checksum"] = checksum_of(image, mask)
         entry = {"source": source, "study_id": study_id, "rows": rows, "skipped": skipped}
         _append(self._images, images.tobytes())
         _append(self._masks, packed.tobytes())
@@ -252,7 +252,8 @@ class StoreWriter:
         return [json.loads(line) for line in whole]
 
 
-def _checksum(*arrays: NDArray[Any]) -> str:
+def checksum_of(*arrays: NDArray[Any]) -> str:
+    """SHA-256 of the bytes of arrays, one after the other."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from slicewise.config import SourceConfig
 from slicewise.errors import FileError, InputError
 from slicewise.records import Slice, Study
 from slicewise.sources import brats, brisc, labelled_folders, lgg
 
-__all__ = ["find_studies", "read_study"]
+__all__ = ["find_studies", "read_study", "recognize"]
 
-_LAYOUTS = {"brats": brats, "lgg": lgg, "brisc": brisc, "labelled_folders": labelled_folders}
+_LAYOUTS = {
+    "brats": brats,
+    "lgg": lgg,
+    "brisc": brisc,
+    "labelled_folders": labelled_folders,
+}
 
 
 def find_studies(source: str, config: SourceConfig) -> list[Study]:
@@ -29,6 +35,26 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
                 "could hold its name."
             )
     return studies
+
+
+def recognize(folder: Path) -> SourceConfig:
+    """The layout of a folder, by trying each reader on its file names.
+
+    Raises:
+        InputError: There is no such folder, or no reader knows its layout.
+    """
+    if not folder.is_dir():
+        raise InputError(f"Expected a folder of original data, found none at {folder}. Check the path.")
+    refusals = []
+    for layout in _LAYOUTS:
+        source = SourceConfig.model_validate({"layout": layout, "path": folder})
+        try:
+            find_studies(folder.name, source)
+        except InputError as error:
+            refusals.append(str(error))
+        else:
+            return source
+    raise InputError(f"Expected data in one of the layouts {', '.join(_LAYOUTS)}, {folder} has none. " + " ".join(refusals))
 
 
 def read_study(study: Study) -> Iterator[Slice | FileError]:
