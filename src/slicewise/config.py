@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from slicewise.errors import ConfigError
 
 __all__ = [
+    "AuditConfig",
     "AugmentationConfig",
     "Config",
     "EvaluationConfig",
@@ -76,6 +77,13 @@ class PhantomConfig(_Section):
     """Axial slices in a study, evenly spaced over the brain."""
     sequences: Annotated[tuple[Sequence, ...], Field(min_length=1), AfterValidator(_without_repeats)] = ("flair",)
     """MR sequences in a study."""
+
+
+class AuditConfig(_Section):
+    """What may be wrong with the data without stopping a run."""
+
+    accept: Annotated[tuple[str, ...], AfterValidator(_without_repeats)] = ()
+    """Names of audit rules whose findings of error level are known and taken."""
 
 
 class SplitConfig(_Section):
@@ -223,6 +231,9 @@ class Config(_Section):
     """Generate a phantom cohort and use it in place of ``sources``."""
     workers: Positive = 2
     """Processes that read and preprocess studies."""
+    clean: Path | None = None
+    """Table by ``slicewise audit --write-clean`` of the files to leave out; None: leave out none."""
+    audit: AuditConfig = AuditConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -6,6 +6,7 @@
       config.yaml  environment.json
       phantom/           the generated cohort, where the configuration asks for one
       store/             the preprocessed slices
+      audit/             audit.html, audit.json and groups.csv: what is wrong with the data
       split.csv          one row a patient
       history.csv        one row an epoch
       phases/{segmentation,classification,joint}/      checkpoints
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +34,7 @@ from slicewise.console import Display
 from slicewise.data.ingest import ingest, refuse_skipped
 from slicewise.data.split import SIDES, assign_sides, read_split, split_patients, write_split
 from slicewise.data.store import SliceStore
-from slicewise.errors import InputError, SplitError
+from slicewise.errors import AuditError, InputError, SplitError
 from slicewise.files import write_atomically
 
 __all__ = ["Run"]
@@ -57,11 +59,15 @@ class Run:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"Expected a folder for the run, {folder} is a file. Name another.")
         if resume and saved.is_file():
-            if load_config(saved) != config:
+            begun = load_config(saved)
+            # What one is ready to accept may change once one has seen it; it changes nothing that was computed.
+            if begun.model_copy(update={"audit": config.audit}) != config:
                 raise InputError(
                     f"Expected the configuration that {saved} was begun with, got a different one. "
                     "Give the same configuration and settings, or another --out."
                 )
+            if begun != config:
+                write_atomically(saved, lambda temporary: save_config(config, temporary))
         elif folder.exists() and any(folder.iterdir()):
             way_on = "Add --resume to go on with the run that it holds, or name" if saved.is_file() else "Name"
             raise InputError(f"Expected a new or empty folder for the run, {folder} holds files. {way_on} another.")
@@ -97,8 +103,43 @@ class Run:
                 refuse_skipped(store.description["skipped"])
         return store
 
+    def audit(self) -> None:
+        """Audit the store, once; what it found stays in the folder.
+
+        Raises:
+            AuditError: There is a finding of error level whose rule ``audit.accept`` does not name.
+        """
+        folder = self.folder / "audit"
+        if not (folder / "audit.json").is_file():
+            from slicewise.audit.audit import audit, write_audit
+            from slicewise.audit.survey import survey_store
+
+            survey = survey_store(self.store(), {name: source.classification for name, source in self.sources().items()})
+            write_audit(audit(survey), survey, folder)
+        findings = json.loads((folder / "audit.json").read_text(encoding="utf-8"))["findings"]
+        accepted = self.config.audit.accept
+        errors = [finding for finding in findings if finding["severity"] == "error"]
+        counts = Counter(finding["severity"] for finding in findings)
+        self.display.say(f"  findings: {', '.join(f'{level} {counts[level]}' for level in ('error', 'warning', 'info'))}")
+        for finding in errors:
+            taken = " (accepted)" if finding["rule"] in accepted else ""
+            where = f" in {finding['source']}" if finding["source"] else ""
+            self.display.say(f"  {finding['rule']}{where}{taken}: {finding['message']}")
+        if refused := sorted({finding["rule"] for finding in errors} - set(accepted)):
+            rules = ", ".join(refused)
+            raise AuditError(
+                f"Expected data without errors, the audit found {rules}. Look at {folder / 'audit.html'}; correct the data, "
+                f"or go on in spite of it with --resume and audit.accept=[{', '.join(sorted({*refused, *accepted}))}]."
+            )
+
     def split(self) -> pd.DataFrame:
-        """Divide the patients."""
+        """Divide the patients, those with copies of the same slices together; audit the data first.
+
+        Raises:
+            AuditError: As `audit`.
+            SplitError: The patients cannot be divided as configured.
+        """
+        self.audit()
         file = self.folder / "split.csv"
         if not file.is_file():
             split = split_patients(self.store().table, self.duplicates(), self.config.split, self.config.seed)
@@ -146,7 +187,7 @@ class Run:
         with self._nothing_left_where_refused():
             self.display.say("Reading the data")
             self.ingest(strict=strict)
-            self.display.say("Dividing the patients")
+            self.display.say("Auditing the data, dividing the patients")
             self.split()
         steps = (
             ("Training", self.train),
@@ -168,10 +209,14 @@ class Run:
         return assign_sides(self.store().table, self.duplicates(), read_split(self.folder / "split.csv"))
 
     def duplicates(self) -> dict[str, int]:
-        """Groups of files that show the same slice, as the run's audit found them; none without an audit."""
+        """Groups of files that show the same slice, as the run's audit found them.
+
+        Raises:
+            InputError: The run was not audited.
+        """
         file = self.folder / "audit" / "groups.csv"
         if not file.is_file():
-            return {}
+            raise InputError(f"Expected the groups of duplicates in {file}, found none. Run `slicewise split` first.")
         groups = pd.read_csv(file, dtype={"file": "string"}, keep_default_na=False)
         return dict(zip(groups["file"], groups["group"], strict=True))
 
@@ -213,7 +258,12 @@ class Run:
         self._generate_phantom()
         with self.display.bar("reading studies") as progress:
             store = ingest(
-                self.sources(), self.folder / "store", workers=self.config.workers, strict=strict, progress=progress
+                self.sources(),
+                self.folder / "store",
+                workers=self.config.workers,
+                strict=strict,
+                excluded=self._excluded(),
+                progress=progress,
             )
         table = store.table
         patients = table.groupby("source")["patient_id"].nunique()
@@ -225,6 +275,13 @@ class Run:
             )
         for item in store.description["skipped"]:
             self.display.say(f"  skipped: {item['reason']}")
+
+    def _excluded(self) -> frozenset[Path]:
+        if self.config.clean is None:
+            return frozenset()
+        from slicewise.audit.clean import read_excluded
+
+        return read_excluded(self.config.clean)
 
     def _generate_phantom(self) -> None:
         if self.config.phantom is None or (self.folder / "phantom").is_dir():

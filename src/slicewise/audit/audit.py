@@ -116,7 +116,8 @@ def write_audit(result: Audit, survey: Survey, folder: Path) -> None:
     """
     from slicewise.audit.page import render
 
-    write_atomically(folder / "audit.json", json.dumps(result.to_json(), indent=2, allow_nan=False))
     write_atomically(folder / "audit.html", render(result, survey))
     groups = pd.DataFrame({"file": result.duplicates.keys(), "group": result.duplicates.values()})
     write_atomically(folder / "groups.csv", groups.to_csv(index=False, lineterminator="\n"))
+    # Last, because whoever finds it takes the others to be there.
+    write_atomically(folder / "audit.json", json.dumps(result.to_json(), indent=2, allow_nan=False))

@@ -28,8 +28,8 @@ def clean(result: Audit, survey: Survey) -> pd.DataFrame:
         survey: What it looked at.
 
     Returns:
-        One row a file: ``file``, ``source``, ``patient_id``, ``keep``, ``reason`` (empty for what is kept), ``group`` of
-        duplicates.
+        One row a file: ``file`` (absolute path), ``source``, ``patient_id``, ``keep``, ``reason`` (empty for what is kept),
+        ``group`` of duplicates.
     """
     files = survey.table.dropna(subset="file").drop_duplicates("file").set_index("file")
     reasons: dict[str, str] = {}
@@ -57,6 +57,7 @@ def clean(result: Audit, survey: Survey) -> pd.DataFrame:
     table["reason"] = table["file"].map(reasons).fillna("")
     table["keep"] = table["reason"] == ""
     table["group"] = table["file"].map(result.duplicates).astype("Int64")
+    table["file"] = [str(Path(file).absolute()) for file in table["file"]]
     return table[list(_COLUMNS)]
 
 
@@ -73,7 +74,7 @@ def read_excluded(file: Path) -> frozenset[Path]:
     """
     try:
         table = pd.read_csv(file, dtype={"file": "string", "keep": "boolean"}, keep_default_na=False)
-        return frozenset(Path(name) for name in table.loc[~table["keep"], "file"])
+        return frozenset(Path(name).absolute() for name in table.loc[~table["keep"], "file"])
     except FileNotFoundError:
         raise InputError(
             f"Expected a cleaned table at {file}, found none. Write one with `slicewise audit --write-clean`."

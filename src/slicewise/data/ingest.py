@@ -39,7 +39,7 @@ def ingest(
         folder: Where the store will be; must not exist.
         workers: Processes that read and preprocess.
         strict: Refuse instead of skipping broken files.
-        excluded: Files that are left out, with whatever is wrong about them.
+        excluded: Files that are left out, with whatever is wrong about them; absolute paths.
         progress: Called with the number of studies done and their total.
 
     Raises:
@@ -50,6 +50,12 @@ def ingest(
     if folder.exists():
         raise InputError(f"Expected a new folder for the slice store, {folder} exists. Remove it or name another.")
     studies = [study for name, source in sources.items() for study in find_studies(name, source)]
+    known = {file.absolute() for study in studies for file in study.files} if excluded else set()
+    if excluded and not excluded & known:
+        raise InputError(
+            f"Expected the files to leave out among those of the sources, found none of {len(excluded)}, such as "
+            f"{min(excluded)}. Audit these sources and write the table again."
+        )
     writer = StoreWriter(folder, plan=_digest(studies, excluded))
     try:
         left = [study for study in studies if (study.source, study.study_id) not in writer.done]

@@ -43,7 +43,7 @@ def read_studies(
     Args:
         studies: What to read.
         workers: Processes.
-        excluded: Image files that are left out, with whatever is wrong about them.
+        excluded: Image files that are left out, with whatever is wrong about them; absolute paths.
     """
     if workers == 1 or len(studies) < 2:
         yield from ((study, _read(study, excluded)) for study in studies)
@@ -64,7 +64,7 @@ def _read(study: Study, excluded: frozenset[Path]) -> StudySlices:
     slices: list[Slice] = []
     problems: list[FileError] = []
     for item in read_study(study):
-        if item.file in excluded:
+        if item.file is not None and item.file.absolute() in excluded:
             continue
         (problems if isinstance(item, FileError) else slices).append(item)  # type: ignore[arg-type]
     images = np.zeros((len(slices), SIDE_PX, SIDE_PX), dtype=np.float16)
