@@ -20,6 +20,7 @@ FOLDS = 5
 """Parts of a cross-validation, and the least number of groups of each class."""
 
 _REPEATS = 3
+_TREES = 200
 _RESAMPLES = 1000
 _LARGEST = 20_000
 _INTERVAL_PERCENTILES = (2.5, 97.5)
@@ -111,4 +112,4 @@ def _forest() -> Pipeline:
     encode = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore", min_frequency=2), categories), remainder="passthrough"
     )
-    return make_pipeline(encode, RandomForestClassifier(200, min_samples_leaf=5, n_jobs=1, random_state=0))
+    return make_pipeline(encode, RandomForestClassifier(_TREES, min_samples_leaf=5, n_jobs=1, random_state=0))

@@ -62,7 +62,7 @@ def check_shortcuts(labelled: pd.DataFrame, shortcuts: Mapping[str, Predictabili
             f"{_WORDS[kind]} tells the label with ROC-AUC {shortcut.value:.3f} (95 % interval {shortcut.low:.3f} to "
             f"{shortcut.high:.3f}; {shortcut.n_slices} slices of {shortcut.n_groups} patients).",
             severity=Severity.ERROR if shortcut.low > _ERROR_ABOVE else Severity.WARNING,
-            source=source,
+            source=source or None,
         )
 
 

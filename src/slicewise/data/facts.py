@@ -27,14 +27,15 @@ def describe_slice(item: Slice) -> dict[str, float | int | str]:
     Returns:
         ``pixel_checksum`` (equal pixels, equal checksum, whatever the file); ``intensity_low``, ``_high`` (percentiles 0.5
         and 99.5), ``_mean``, ``_std``; ``border_mean``, ``border_std`` (of the outermost 32nd of the side, in units of the
-        range from low to high) and ``border_dark_share`` (of its pixels, those in the lowest tenth of the range);
+        median brightness of what is no air) and ``border_dark_share`` (of its pixels, those below a tenth of that);
         ``mask_pieces`` (connected regions), ``mask_speck_px`` (pixels in regions below a ten thousandth of the picture) and
         ``mask_outside_share`` (of the mask, the part beyond the head); ``color_share``, ``mask_soft_share`` as in `Slice`.
     """
     image = item.image
     low, high = (float(value) for value in np.percentile(image, _RANGE_PERCENTILES))
     span = high - low or 1.0
-    border = (_frame(image) - low) / span
+    # In units of the tissue's brightness: those of the range would depend on how bright the tumor is.
+    border = (_frame(image) - low) / (float(np.median(image[image > low + _DARK * span] - low)) if high > low else 1.0)
     pieces, speck_px, outside = _describe_mask(item.mask, image, low + _HEAD * span)
     return {
         "pixel_checksum": hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest(),
@@ -83,4 +84,4 @@ def _describe_mask(mask: NDArray[np.bool_] | None, image: NDArray[np.float32], a
     head = ndimage.binary_fill_holes(image > air)
     head = ndimage.binary_dilation(head, iterations=max(1, round(max(image.shape) * _MARGIN)))
     outside = np.count_nonzero(mask & ~head) / np.count_nonzero(mask)
-    return int(pieces), int(sizes[sizes < _SPECK_SHARE * mask.size].sum()), float(outside)
+    return int(pieces), int(sizes[sizes < max(2, _SPECK_SHARE * mask.size)].sum()), float(outside)
