@@ -20,17 +20,20 @@ def draw_head(random, tumor=False, side=SIDE_PX):
     """An ellipse with a texture of its own, uint8, and the mask of the bright disc in it."""
     down, right = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     inside = (right / 0.7) ** 2 + (down / 0.8) ** 2 < 1
-    texture = ndimage.gaussian_filter(random.normal(size=(side, side)), side / 48)
-    image = inside * (110 + 25 * texture / texture.std())
+    noise = random.normal(size=(2, side, side))
+    coarse, fine = ndimage.gaussian_filter(noise[0], side / 30), ndimage.gaussian_filter(noise[1], side / 75)
+    image = inside * (90 + 16 * coarse / coarse.std() + 14 * fine / fine.std())
     row, column = random.uniform(-0.35, 0.35, size=2)
     mask = (right - column) ** 2 + (down - row) ** 2 < 0.15**2
-    image += mask * 70 * tumor + random.normal(random.uniform(4, 12), 2, size=image.shape)
+    image += mask * 60 * tumor + random.normal(random.uniform(2, 6), 1.5, size=image.shape)
     return image.clip(0, 255).round().astype(np.uint8), mask & tumor
 
 
 def save(file, pixels):
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
+    # Not compressed, so that the size of a file says nothing of what it shows.
+    options = {"compress_level": 0} if file.suffix == ".png" else {}
+    Image.fromarray(pixels).save(file, **options)
 
 
 def make_pictures(folder):

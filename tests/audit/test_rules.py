@@ -111,7 +111,7 @@ def blur(pixels):
 
 
 def copy_pixels(folder):
-    Image.open(folder / "yes/4.png").save(folder / "yes/copy.png", compress_level=0)
+    Image.open(folder / "yes/4.png").save(folder / "yes/copy.png", compress_level=9)
 
 
 def reencode(folder):
@@ -156,9 +156,13 @@ def mislabel(folder):
     """Tumors that a simple model sees, and one of them filed as tumor-free."""
 
     def brighten(gray):
-        gray[40:56, 30:66] = 250
+        gray[30:66, 30:66] = 250
         return gray
 
+    random = np.random.default_rng(6)
+    for number in range(15, 40):
+        for answer in ("yes", "no"):
+            save(folder / answer / f"{number}.png", draw_head(random)[0])
     for file in (folder / "yes").iterdir():
         rewrite(file, brighten)
     shutil.move(folder / "yes" / "7.png", folder / "no" / "seven.png")

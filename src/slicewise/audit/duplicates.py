@@ -81,6 +81,8 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8], studies: NDArray[np.int6
         Pairs, sorted. Of a crowd of equal thumbnails each is paired with the first one alone.
     """
     usable = np.flatnonzero(thumbnails.std(axis=(1, 2)) > _FLAT)
+    if len(usable) < 2:
+        return []
     _, first, inverse = np.unique(
         thumbnails[usable].reshape(len(usable), -1), axis=0, return_index=True, return_inverse=True
     )
@@ -99,7 +101,7 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8], studies: NDArray[np.int6
 
 
 def _match(thumbnails: NDArray[np.uint8], studies: NDArray[np.int64]) -> Iterator[NearDuplicate]:
-    if len(thumbnails) < 2:
+    if len(thumbnails) < 2:  # all the others equal it
         return
     pairs = _candidates(thumbnails, studies)
     pairs = pairs[[score >= _COARSE for score in _coarse_scores(thumbnails, pairs)]]

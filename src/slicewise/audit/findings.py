@@ -244,8 +244,8 @@ RULES: dict[str, Rule] = {
     ),
     "shortcut-metadata": Rule(
         _E,
-        "Size, aspect, color mode, format and file size tell the label: the classes come from different collections, and "
-        "what tells collections apart in a header can be seen in the picture too.",
+        "Size, aspect, color mode, turn, format and file size tell the label: the classes come from different collections, "
+        "and what tells collections apart in a header can be seen in the picture too.",
         "Take both classes from the same collection, or do not let this source teach and score classification.",
     ),
     "shortcut-border": Rule(

@@ -2,8 +2,8 @@
 
 The rule is confident learning's: Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels,
 JAIR 70 (2021), doi 10.1613/jair.1.12125. A class's threshold is the mean probability that the model gives the class on
-slices labelled so; a slice is suspected where the other class reaches its threshold and its own does not. (The authors'
-library, cleanlab, is under the AGPL.)
+slices labelled so; a slice is suspected where the other class reaches its threshold, and 0.9 at least, and its own does not.
+(The authors' library, cleanlab, is under the AGPL.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from slicewise.audit.predictability import FOLDS, folds, with_interval
 __all__ = ["check_labels"]
 
 _COMPONENTS = 50
-_CHANCE = 0.5
+_SKILLED = 0.75  # ROC-AUC, lower end of the interval
+_SURE = 0.9
 
 
 def check_labels(labelled: pd.DataFrame, thumbnails: NDArray[np.uint8], groups: NDArray[np.int64]) -> Iterator[Finding]:
@@ -43,7 +44,7 @@ def check_labels(labelled: pd.DataFrame, thumbnails: NDArray[np.uint8], groups: 
         pictures = thumbnails[rows].reshape(len(labels), -1).astype(np.float32) / np.float32(255)
         probabilities = _cross_validate(pictures, labels, groups[rows])
         skill = with_interval(labels, probabilities, groups[rows])
-        if skill.low is None or skill.low <= _CHANCE:  # who is guessing suspects nobody
+        if skill.low is None or skill.low < _SKILLED:  # a model that is often wrong itself suspects nobody
             continue
         suspected = _suspected(probabilities, labels)
         if suspected.any():
@@ -78,4 +79,4 @@ def _suspected(probabilities: NDArray[np.float64], labels: NDArray[np.bool_]) ->
     given, other = np.where(labels, tumor, free), np.where(labels, free, tumor)
     sure_of_other = np.where(labels, surely_free, surely_tumor)
     sure_of_given = np.where(labels, surely_tumor, surely_free)
-    return sure_of_other & ~sure_of_given & (other > given)
+    return sure_of_other & ~sure_of_given & (other > np.maximum(given, _SURE))

@@ -78,6 +78,7 @@ def _metadata(table: pd.DataFrame) -> pd.DataFrame:
             "bytes": size,
             "bytes_per_pixel": size / (height * width),
             "color_mode": table["color_mode"].fillna("").astype(object),
+            "orientation": table["orientation"].fillna("").astype(object),
             "file_format": table["file_format"].fillna("").astype(object),
             "ending": [PurePath(str(file)).suffix for file in table["file"]],
         },
