@@ -34,7 +34,7 @@ from slicewise.console import Display
 from slicewise.data.ingest import ingest, refuse_skipped
 from slicewise.data.split import SIDES, assign_sides, read_split, split_patients, write_split
 from slicewise.data.store import SliceStore
-from slicewise.errors import AuditError, InputError, SplitError
+from slicewise.errors import AuditError, ConfigError, InputError, SplitError
 from slicewise.files import write_atomically
 
 __all__ = ["Run"]
@@ -53,8 +53,13 @@ class Run:
         """Start a run in a new folder, or go on with an interrupted one.
 
         Raises:
+            ConfigError: ``audit.accept`` names a rule that does not exist.
             InputError: The folder holds something and ``resume`` is off, or it was begun with another configuration.
         """
+        from slicewise.audit.findings import RULES
+
+        if unknown := sorted(set(config.audit.accept) - set(RULES)):
+            raise ConfigError(f"Expected audit.accept to name rules, got {unknown[0]!r}. The rules are {', '.join(RULES)}.")
         saved = folder / "config.yaml"
         if folder.exists() and not folder.is_dir():
             raise InputError(f"Expected a folder for the run, {folder} is a file. Name another.")
