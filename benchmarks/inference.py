@@ -1,15 +1,16 @@
 """Milliseconds a slice from preprocessed pixels to both answers, one slice at a time; on an idle machine.
 
-python benchmarks/inference.py [--json]
+python benchmarks/inference.py [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
 import torch
-from machine import run_benchmark
+from machine import Figure, run_benchmark
 
 from slicewise.config import ModelConfig
 from slicewise.model.infer import infer
@@ -18,7 +19,7 @@ from slicewise.model.network import MultiTaskUNet
 SLICES, UNCOUNTED = 200, 20
 
 
-def measure() -> dict[str, float]:
+def measure(_: argparse.Namespace) -> dict[str, Figure]:
     """Predict one slice again and again."""
     torch.manual_seed(0)
     network = MultiTaskUNet(ModelConfig()).eval().folded()  # as the predictor runs it
@@ -28,8 +29,9 @@ def measure() -> dict[str, float]:
         started = time.perf_counter()
         infer(network, pixels, segment=True, classify=True)
         durations_ms.append(1000 * (time.perf_counter() - started))
-    median_ms, p95_ms = np.percentile(durations_ms[UNCOUNTED:], (50, 95))
-    return {"median_ms": round(float(median_ms), 2), "p95_ms": round(float(p95_ms), 2), "n_slices": SLICES}
+    counted = durations_ms[UNCOUNTED:]
+    p95_ms = float(np.percentile(counted, 95))
+    return {"slice_duration": Figure.of(counted, "ms"), "slice_duration_p95": Figure(p95_ms, "ms", SLICES)}
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Slices per second of joint training, forward to update, without reading and augmentation; on an idle machine.
 
-python benchmarks/training.py [--json]
+python benchmarks/training.py [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import time
-from statistics import median
 
 import torch
-from machine import run_benchmark
+from machine import Figure, run_benchmark
 
 from slicewise.config import Config, SourceConfig
 from slicewise.data.dataset import Batch
@@ -19,7 +19,7 @@ from slicewise.training.losses import combined_loss
 STEPS, UNCOUNTED = 40, 5
 
 
-def measure() -> dict[str, float]:
+def measure(_: argparse.Namespace) -> dict[str, Figure]:
     """Train on one batch again and again."""
     config = Config(sources={"unused": SourceConfig(layout="lgg")})
     size, phase = config.training.batch_size, config.phases.joint
@@ -41,11 +41,8 @@ def measure() -> dict[str, float]:
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.gradient_clip_norm)
         optimizer.step()
         durations_s.append(time.perf_counter() - started)
-    return {
-        "slices_per_s": round(size / median(durations_s[UNCOUNTED:]), 1),
-        "n_steps": STEPS,
-        "batch_size": size,
-    }
+    rates = [size / duration_s for duration_s in durations_s[UNCOUNTED:]]
+    return {"training_rate": Figure.of(rates, "slices/s")}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from slicewise.audit.duplicates import TRANSFORMS, find_near_duplicates
+from slicewise.audit.duplicates import TRANSFORMS, _signatures, find_near_duplicates
 from slicewise.audit.thumbnail import make_thumbnail
 
 from .conftest import draw_head
@@ -58,6 +58,12 @@ def test_a_changed_copy_is_found_in_all_eight_positions(change, transform):
     found = pairs_of(images)
     assert [(pair.first, pair.second) for pair in found] == [(4, 12)]
     assert 0.95 < found[0].correlation <= 1
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_no_symmetry_of_the_square_moves_a_signature(transform):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64)).astype(np.uint8)
+    np.testing.assert_allclose(_signatures(TRANSFORMS[transform](noise)), _signatures(noise), atol=1e-5)
 
 
 def test_the_transform_undoes_what_was_done():

@@ -66,10 +66,13 @@ def test_a_dark_core_is_inside_the_head():
 def test_a_faint_slice_is_told_by_the_others_of_its_study():
     """Alone, its noise fills its own range as a brain does."""
     noise = np.random.default_rng(0).uniform(0, 8, (128, 128))
-    brain, faint = bright_shares([disk() + noise, noise])
+    images = [disk() + noise, noise]
+    facts = [describe_slice(make_slice(image)) for image in images]
+    ranges = [(fact["intensity_low"], fact["intensity_high"]) for fact in facts]
+    brain, faint = bright_shares(images, ranges)
     assert brain == pytest.approx(np.pi * 40**2 / 128**2, rel=0.05)
     assert faint == 0
-    (alone,) = bright_shares([noise])
+    (alone,) = bright_shares([noise], ranges[1:])
     assert alone > 0.8
 
 

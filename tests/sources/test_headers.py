@@ -38,6 +38,8 @@ def test_the_bytes_decide_the_format_and_a_noted_turn_is_told(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(PIXELS).save(file, format="JPEG", exif=exif)
     assert (read_header(file).file_format, read_header(file).orientation) == ("JPEG", "EXIF 6")
+    Image.fromarray(PIXELS).save(file, format="PNG", exif=exif)
+    assert (read_header(file).file_format, read_header(file).orientation) == ("PNG", "EXIF 6")
 
 
 @pytest.mark.parametrize(("diagonal", "axes"), [((1, 1, 1), "RAS"), ((-1, -1, 1), "LPS")])

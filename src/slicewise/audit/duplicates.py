@@ -5,7 +5,7 @@ Four steps, each leaving less to the next:
 1. A signature of each thumbnail that no mirroring, turning or shifting changes: magnitudes of its lowest spatial
    frequencies, sorted over the four that the symmetries of the square exchange.
 2. The nearest signatures of each, from a k-d tree.
-3. Correlation of the halved, band-passed thumbnails in all eight positions.
+3. Correlation of the halved, band-passed thumbnails in all eight positions; those that come close go on.
 4. For what is left, correlation of the whole ones over small shifts, and of their finest detail. Heads are alike and so are
    neighboring slices of one scan; noise, vessels and gyri are not.
 
@@ -16,12 +16,13 @@ not at once (0.97 / 0.59).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
 from slicewise.audit.thumbnail import THUMBNAIL_PX
@@ -46,12 +47,13 @@ _FREQUENCIES = 7
 _COMPONENTS = 16
 _SAMPLE = 5000
 _NEIGHBORS = 24
-_DISTANCE = 1.0  # copies: at most 0.39; the closest thousandth of pairs of BRISC and of LGG: 1.4
-_COARSE = 0.7
+_DISTANCE = 0.8  # copies in BRISC: at most 0.43; the closest thousandth of its pairs: 0.81
+_COARSE = 0.85  # copies in BRISC: at least 0.96
+_COARSE_MARGIN = 0.15
 _BAND = 0.955
 _DETAIL = 0.8
 _SHIFT_PX = 4
-_CHUNK = 2048
+_CHUNK = 512
 _FLAT = 2.0
 
 
@@ -80,22 +82,19 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8], studies: NDArray[np.int6
     Returns:
         Pairs, sorted. Of a crowd of equal thumbnails each is paired with the first one alone.
     """
-    usable = np.flatnonzero(thumbnails.std(axis=(1, 2)) > _FLAT)
-    if len(usable) < 2:
-        return []
-    _, first, inverse = np.unique(
-        thumbnails[usable].reshape(len(usable), -1), axis=0, return_index=True, return_inverse=True
-    )
-    originals = usable[first]
-    equal = [
-        NearDuplicate(int(original), int(row), 1.0, "as it is")
-        for original, row in zip(originals[inverse.ravel()], usable, strict=True)
-        if original != row and studies[original] != studies[row]
-    ]
-    originals = np.sort(originals)
+    contrast = np.concatenate([np.zeros(0), *(_contrast(part) for part in _chunks(thumbnails))])
+    first: dict[bytes, int] = {}
+    originals, equal = [], []
+    for row in np.flatnonzero(contrast > _FLAT).tolist():
+        original = first.setdefault(hashlib.sha256(thumbnails[row].tobytes()).digest(), row)
+        if original == row:
+            originals.append(row)
+        elif studies[original] != studies[row]:
+            equal.append(NearDuplicate(original, row, 1.0, "as it is"))
+    rows = np.array(originals, dtype=np.int64)
     alike = [
-        NearDuplicate(int(originals[pair.first]), int(originals[pair.second]), pair.correlation, pair.transform)
-        for pair in _match(thumbnails[originals], studies[originals])
+        NearDuplicate(originals[pair.first], originals[pair.second], pair.correlation, pair.transform)
+        for pair in _match(thumbnails[rows], studies[rows])
     ]
     return sorted(equal + alike)
 
@@ -103,21 +102,22 @@ def find_near_duplicates(thumbnails: NDArray[np.uint8], studies: NDArray[np.int6
 def _match(thumbnails: NDArray[np.uint8], studies: NDArray[np.int64]) -> Iterator[NearDuplicate]:
     if len(thumbnails) < 2:  # all the others equal it
         return
-    pairs = _candidates(thumbnails, studies)
-    pairs = pairs[[score >= _COARSE for score in _coarse_scores(thumbnails, pairs)]]
-    names = list(TRANSFORMS)
+    pairs, positions = _resembling(thumbnails, _candidates(thumbnails, studies))
+    best: dict[tuple[int, int], tuple[float, int]] = {}
     for start in range(0, len(pairs), _CHUNK):
-        chunk = pairs[start : start + _CHUNK]
-        band, detail, transform = _align(thumbnails[chunk[:, 0]], thumbnails[chunk[:, 1]])
+        chunk, of_chunk = pairs[start : start + _CHUNK], positions[start : start + _CHUNK]
+        band, detail = _align(thumbnails, chunk, of_chunk)
         for place in np.flatnonzero((band >= _BAND) & (detail >= _DETAIL)):
-            first, second = (int(row) for row in chunk[place])
-            yield NearDuplicate(first, second, min(1.0, float(band[place])), names[transform[place]])
+            pair = (int(chunk[place, 0]), int(chunk[place, 1]))
+            best[pair] = max(best.get(pair, (0.0, 0)), (min(1.0, float(band[place])), int(of_chunk[place])))
+    names = list(TRANSFORMS)
+    for (first, second), (correlation, position) in best.items():
+        yield NearDuplicate(first, second, correlation, names[position])
 
 
 def _candidates(thumbnails: NDArray[np.uint8], studies: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pairs of different studies with signatures close to each other: ``(n, 2)``, first below second."""
-    chunks = range(0, len(thumbnails), _CHUNK)
-    signatures = np.concatenate([_signatures(thumbnails[start : start + _CHUNK]) for start in chunks])
+    signatures = np.concatenate([_signatures(part) for part in _chunks(thumbnails)])
     signatures -= signatures.mean(axis=0)
     sample = np.random.default_rng(0).permutation(len(signatures))[:_SAMPLE]
     # Principal components shorten the signatures and, as every projection does, only bring them closer together.
@@ -133,7 +133,7 @@ def _candidates(thumbnails: NDArray[np.uint8], studies: NDArray[np.int64]) -> ND
 
 
 def _signatures(thumbnails: NDArray[np.uint8]) -> Pixels:
-    """``(n, 64, 64)`` to ``(n, 96)``: square roots of Fourier magnitudes up to the seventh frequency, without the mean."""
+    """``(n, 64, 64)`` to ``(n, 84)``: square roots of Fourier magnitudes up to the seventh frequency, without the mean."""
     images = thumbnails.astype(np.float32)
     images -= images.mean(axis=(1, 2), keepdims=True)
     images /= images.std(axis=(1, 2), keepdims=True)
@@ -142,39 +142,69 @@ def _signatures(thumbnails: NDArray[np.uint8]) -> Pixels:
     parts = []
     for row in range(1, _FREQUENCIES):
         for column in range(row + 1):
-            places = sorted({(row, column), (row, -column), (column, row), (column, -row)})
-            parts.append(np.sort(np.stack([magnitudes[:, *place] for place in places], axis=1), axis=1))
+            places = {(row, column), (column, row)}
+            if column:  # a magnitude and that of the opposite frequency are one
+                places |= {(row, -column)} if column == row else {(row, -column), (column, -row)}
+            parts.append(np.sort(np.stack([magnitudes[:, *place] for place in sorted(places)], axis=1), axis=1))
     return np.sqrt(np.concatenate(parts, axis=1)).astype(np.float32)
 
 
-def _coarse_scores(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> Iterator[float]:
+def _resembling(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs that are alike in the coarse, once for every position (number of a transform) in which they are.
+
+    Heads are nearly symmetric: a copy resembles its original in two positions, and the fine decides.
+    """
+    halves = [_normalize(_halve(_band(part))).astype(np.float16) for part in _chunks(thumbnails)]
+    coarse = np.concatenate(halves)
+    del halves
+    found, positions = [], []
     for start in range(0, len(pairs), _CHUNK):
         chunk = pairs[start : start + _CHUNK]
-        first, second = (_normalize(_halve(_band(thumbnails[chunk[:, place]]))) for place in (0, 1))
-        scores = [np.einsum("nij,nij->n", first, transform(second)) for transform in TRANSFORMS.values()]
-        yield from np.max(scores, axis=0).tolist()
+        first, second = (coarse[chunk[:, place]].astype(np.float32) for place in (0, 1))
+        scores = np.stack([np.einsum("nij,nij->n", first, turned(second)) for turned in TRANSFORMS.values()])
+        position, place = np.nonzero((scores >= _COARSE) & (scores >= scores.max(axis=0) - _COARSE_MARGIN))
+        found.append(chunk[place])
+        positions.append(position)
+    return np.concatenate([pairs[:0], *found]), np.concatenate([np.zeros(0, np.int64), *positions])
 
 
-def _align(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[Pixels, Pixels, NDArray[np.int64]]:
-    """Best correlation of band and, in the same position, of detail; and the number of the transform."""
-    bands = _normalize(_band(first)), _normalize(_band(second))
-    spectrum = np.fft.rfft2(bands[0])
-    scores = []
-    for transform in TRANSFORMS.values():
-        product = np.fft.irfft2(spectrum * np.fft.rfft2(transform(bands[1])).conj(), s=first.shape[1:])
-        shifted = np.roll(product, (_SHIFT_PX, _SHIFT_PX), axis=(1, 2))[:, : 2 * _SHIFT_PX + 1, : 2 * _SHIFT_PX + 1]
-        scores.append(shifted.reshape(len(first), -1))
-    best = np.stack(scores).max(axis=2)
-    chosen = best.argmax(axis=0)
-    band = best.max(axis=0)
-    detail = np.zeros(len(first), dtype=np.float32)
-    details = _detail(first), _detail(second)
-    for number in np.flatnonzero(band >= _BAND):
-        down, right = np.divmod(scores[chosen[number]][number].argmax(), 2 * _SHIFT_PX + 1)
-        turned = list(TRANSFORMS.values())[chosen[number]](details[1][number : number + 1])[0]
-        moved = np.roll(turned, (down - _SHIFT_PX, right - _SHIFT_PX), axis=(0, 1))
-        detail[number] = (_normalize(details[0][number : number + 1]) * _normalize(moved[None])).sum()
-    return band, detail, chosen
+def _align(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64], positions: NDArray[np.int64]) -> tuple[Pixels, Pixels]:
+    """Best correlation of the bands over small shifts and, in the same place, of the details."""
+    rows, places = np.unique(pairs, return_inverse=True)
+    first, second = places.reshape(pairs.shape).T
+    bands = _normalize(_band(thumbnails[rows]))
+    # Filters and symmetries can change places: each slice is filtered once, whatever its pairs and positions are.
+    spectra = fft.rfft2(bands[first], workers=-1), fft.rfft2(_turn(bands[second], positions), workers=-1)
+    product = fft.irfft2(spectra[0] * spectra[1].conj(), s=bands.shape[1:], workers=-1)
+    reach = 2 * _SHIFT_PX + 1
+    shifted = np.roll(product, (_SHIFT_PX, _SHIFT_PX), axis=(1, 2))[:, :reach, :reach].reshape(len(pairs), -1)
+    band = shifted.max(axis=1)
+    detail = np.zeros(len(pairs), dtype=np.float32)
+    good = np.flatnonzero(band >= _BAND)
+    details = _detail(thumbnails[pairs[good, 0]]), _turn(_detail(thumbnails[pairs[good, 1]]), positions[good])
+    for place, row in enumerate(good):
+        down, right = np.divmod(shifted[row].argmax(), reach)
+        moved = np.roll(details[1][place], (down - _SHIFT_PX, right - _SHIFT_PX), axis=(0, 1))
+        detail[row] = (_normalize(details[0][place][None]) * _normalize(moved[None])).sum()
+    return band, detail
+
+
+def _turn(images: Pixels, positions: NDArray[np.int64]) -> Pixels:
+    turned = np.empty_like(images)
+    for number, transform in enumerate(TRANSFORMS.values()):
+        of_position = positions == number
+        turned[of_position] = transform(images[of_position])
+    return turned
+
+
+def _chunks(thumbnails: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Parts that are small enough to be turned into numbers of four bytes."""
+    for start in range(0, len(thumbnails), _CHUNK):
+        yield thumbnails[start : start + _CHUNK]
+
+
+def _contrast(thumbnails: NDArray[np.uint8]) -> Pixels:
+    return thumbnails.std(axis=(1, 2), dtype=np.float32)
 
 
 def _band(thumbnails: NDArray[np.uint8]) -> Pixels:

@@ -24,6 +24,7 @@ from slicewise.audit.predictability import FOLDS, folds, with_interval
 __all__ = ["check_labels"]
 
 _COMPONENTS = 50
+_LARGEST_FIT = 5000  # slices held in memory as numbers at a time
 _SKILLED = 0.75  # ROC-AUC, lower end of the interval
 _SURE = 0.9
 
@@ -41,7 +42,7 @@ def check_labels(labelled: pd.DataFrame, thumbnails: NDArray[np.uint8], groups: 
         labels = slices["label"].to_numpy(bool)
         if min(len(np.unique(groups[rows][labels == label])) for label in (True, False)) < FOLDS:
             continue
-        pictures = thumbnails[rows].reshape(len(labels), -1).astype(np.float32) / np.float32(255)
+        pictures = thumbnails[rows].reshape(len(labels), -1)
         probabilities = _cross_validate(pictures, labels, groups[rows])
         skill = with_interval(labels, probabilities, groups[rows])
         if skill.low is None or skill.low < _SKILLED:  # a model that is often wrong itself suspects nobody
@@ -60,17 +61,24 @@ def check_labels(labelled: pd.DataFrame, thumbnails: NDArray[np.uint8], groups: 
 
 
 def _cross_validate(
-    pictures: NDArray[np.float32], labels: NDArray[np.bool_], groups: NDArray[np.int64]
+    pictures: NDArray[np.uint8], labels: NDArray[np.bool_], groups: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     probabilities = np.full(len(labels), labels.mean())
     for fitted, judged in folds(labels, groups, seed=0):
+        fitted = fitted[:: -(-len(fitted) // _LARGEST_FIT)]
         components = min(_COMPONENTS, len(fitted) - 1)
         model = make_pipeline(
             PCA(components, svd_solver="randomized", random_state=0), StandardScaler(), LogisticRegression(max_iter=1000)
         )
-        model.fit(pictures[fitted], labels[fitted])
-        probabilities[judged] = model.predict_proba(pictures[judged])[:, 1]
+        model.fit(_scale(pictures[fitted]), labels[fitted])
+        for start in range(0, len(judged), _LARGEST_FIT):
+            part = judged[start : start + _LARGEST_FIT]
+            probabilities[part] = model.predict_proba(_scale(pictures[part]))[:, 1]
     return probabilities
+
+
+def _scale(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return pictures.astype(np.float32) / np.float32(255)
 
 
 def _suspected(probabilities: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -54,6 +54,7 @@ def render(result: Audit, survey: Survey) -> str:
     rows |= {str(file): int(row) for row, file in zip(masks.index, masks["mask_file"], strict=True)}
     return environment.get_template("audit.html.j2").render(
         cards=[_Card(finding, _pictures(finding, result, survey, rows)) for finding in result.findings],
+        summary=result.summary(),
         rules=RULES,
         shortcuts=result.shortcuts,
         counts=result.counts,

@@ -25,7 +25,7 @@ def make_thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     Returns:
         ``(64, 64)`` uint8; the head fills it whatever the margins and the aspect of the picture were.
     """
-    low, high = (float(value) for value in np.percentile(image, _PERCENTILES))
+    low, high = (float(value) for value in np.percentile(image[::2, ::2], _PERCENTILES))  # a quarter says the same
     if not high > low:
         return np.zeros((THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8)
     head = image > low + _DARK * (high - low)

@@ -54,7 +54,7 @@ def describe_slice(item: Slice) -> dict[str, float | int | str]:
     }
 
 
-def bright_shares(images: Sequence[NDArray[np.float32]]) -> list[float]:
+def bright_shares(images: Sequence[NDArray[np.float32]], ranges: Sequence[tuple[float, float]]) -> list[float]:
     """The share of each slice that is brighter than a tenth of the range of the brightest slice of its study.
 
     A slice beyond the head holds noise, which fills its own range as well as a brain does: only the study's other slices
@@ -62,8 +62,8 @@ def bright_shares(images: Sequence[NDArray[np.float32]]) -> list[float]:
 
     Args:
         images: ``(H, W)`` each, all slices of one sequence of a study, or one picture.
+        ranges: ``intensity_low`` and ``intensity_high`` of each, as `describe_slice` gives them.
     """
-    ranges = [np.percentile(image, _RANGE_PERCENTILES) for image in images]
     low, high = min((low for low, _ in ranges), default=0.0), max((high for _, high in ranges), default=0.0)
     limit = low + _DARK * (high - low)
     return [float((image > limit).mean()) for image in images]

@@ -70,26 +70,25 @@ def _read(study: Study, excluded: frozenset[Path]) -> StudySlices:
     images = np.zeros((len(slices), SIDE_PX, SIDE_PX), dtype=np.float16)
     masks = np.zeros(images.shape, dtype=np.bool_)
     rows = []
-    bright = _bright_shares(slices)
     headers = {file: read_header(file)._asdict() for file in {item.file for item in slices} if file is not None}
     for number, item in enumerate(slices):
         images[number], geometry = preprocess(item.image)
         if item.mask is not None:
             masks[number] = preprocess_mask(item.mask, geometry)
         row = _row(study, item, images[number], masks[number])
-        facts = describe_slice(item) | {"bright_share": bright[number]}
-        rows.append(row | (headers[item.file] if item.file else {}) | facts)
+        rows.append(row | (headers[item.file] if item.file else {}) | describe_slice(item))
+    _compare_brightness(slices, rows)
     return StudySlices(images, masks, rows, problems)
 
 
-def _bright_shares(slices: Sequence[Slice]) -> list[float]:
+def _compare_brightness(slices: Sequence[Slice], rows: Sequence[dict[str, Any]]) -> None:
     """Each sequence has a range of its own."""
-    shares = [0.0] * len(slices)
     for sequence in {item.sequence for item in slices}:
         places = [place for place, item in enumerate(slices) if item.sequence == sequence]
-        for place, share in zip(places, bright_shares([slices[place].image for place in places]), strict=True):
-            shares[place] = share
-    return shares
+        ranges = [(rows[place]["intensity_low"], rows[place]["intensity_high"]) for place in places]
+        shares = bright_shares([slices[place].image for place in places], ranges)
+        for place, share in zip(places, shares, strict=True):
+            rows[place]["bright_share"] = share
 
 
 def _row(study: Study, item: Slice, image: NDArray[np.float16], mask: NDArray[np.bool_]) -> dict[str, Any]:

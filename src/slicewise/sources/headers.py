@@ -50,7 +50,9 @@ def read_header(file: Path) -> Header:
 def _of_picture(file: Path) -> tuple[str, str, int, str]:
     with warnings.catch_warnings(), Image.open(file) as image:
         warnings.simplefilter("ignore")
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1)
+        # A PNG without EXIF before its pixels would be decoded, in search of EXIF behind them.
+        has_exif = image.format != "PNG" or "exif" in image.info
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) if has_exif else 1
         return str(image.format), image.mode, _BITS.get(image.mode, 8), "" if turned == 1 else f"EXIF {turned}"
 
 
