@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
+
+from slicewise.cli import app
+from slicewise.errors import SlicewiseError
 
 CONFIG = """
 name: <b>tiny</b>
@@ -55,7 +60,9 @@ def test_a_run_leaves_everything_it_knows(finished_run):
     assert {"config.yaml", "environment.json", "history.csv", "cases.parquet", "results.json", "report.html"} <= names
     for phase in ("segmentation", "classification", "joint"):
         assert (finished_run / "phases" / phase / "model.safetensors").is_file()
-        assert not (finished_run / "phases" / phase / "state.pt").exists()
+        assert not (finished_run / "phases" / phase / "states").exists()
+    assert (finished_run / "curves.png").is_file()
+    assert list((finished_run / "tensorboard").rglob("events.*"))
     cases = pd.read_parquet(finished_run / "cases.parquet")
     shown = len(list((finished_run / "explanations").glob("*.png")))
     assert shown == min(16, cases[(cases["model"] == "joint") & (cases["split"] == "test")]["label"].notna().sum())
@@ -94,7 +101,9 @@ def test_the_report_stands_alone_and_comes_out_the_same_twice(finished_run):
     assert (finished_run / "report.html").read_text() == report
 
 
-@pytest.mark.parametrize("awaited", ["state.pt", "model.safetensors"], ids=["between epochs", "between phases"])
+@pytest.mark.parametrize(
+    "awaited", ["states/attempt_1/step_000000004.state", "model.safetensors"], ids=["between epochs", "between phases"]
+)
 def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path, awaited):
     arguments = ["run", finished_run.parent / "tiny.yaml", "--out", tmp_path / "run"]
     command = [sys.executable, "-c", "from slicewise.cli import main; main()", *map(str, arguments)]
@@ -112,7 +121,106 @@ def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path, 
     history, whole = (pd.read_csv(run / "history.csv") for run in (tmp_path / "run", finished_run))
     timing = ["slices_per_s", "duration_s"]
     pd.testing.assert_frame_equal(history.drop(columns=timing), whole.drop(columns=timing), check_exact=True)
-    assert not list((tmp_path / "run").rglob("state.pt"))
+    assert not list((tmp_path / "run").rglob("*.state"))
+    for phase in ("segmentation", "classification", "joint"):
+        models = [
+            json.loads((run / "phases" / phase / "model.json").read_text()) for run in (tmp_path / "run", finished_run)
+        ]
+        assert models[0]["provenance"]["state_sha256"] == models[1]["provenance"]["state_sha256"]
+
+
+@pytest.fixture(scope="session")
+def prepared_run(finished_run, tmp_path_factory):
+    """Ingested, audited and divided, but not trained."""
+    folder = tmp_path_factory.mktemp("prepared") / "run"
+    kept = shutil.ignore_patterns(
+        "phases", "single_task", "explanations", "examples", "tensorboard", "*.csv", "*.png", "*.html"
+    )
+    shutil.copytree(finished_run, folder, ignore=kept)
+    for name in ("split.csv", "audit/groups.csv"):
+        shutil.copy(finished_run / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(prepared_run, tmp_path):
+    return shutil.copytree(prepared_run, tmp_path / "run")
+
+
+def test_a_dry_run_prints_the_plan_and_changes_nothing(run):
+    before = sorted(run.rglob("*"))
+    done = slicewise("train", run, "phases.joint.epochs=7", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for word in (
+        "segmentation",
+        "classification_only",
+        "7 epochs of 4 steps",
+        "frozen",
+        "million parameters",
+        "early stopping",
+    ):
+        assert word in done.stdout
+    assert sorted(run.rglob("*")) == before
+    only = slicewise("train", run, "--phase", "segmentation", "--dry-run")
+    assert "joint" not in only.stdout
+
+
+def test_one_phase_is_trained_from_given_weights_with_other_settings(run, finished_run):
+    done = slicewise(
+        "train", run, "training.batch_size=4", "--phase", "segmentation", "--init-from", finished_run / "phases/joint"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [folder.name for folder in (run / "phases").iterdir()] == ["segmentation"]
+    assert "batch_size: 4" in (run / "config.yaml").read_text()
+    too_soon = slicewise("train", run, "--phase", "joint")
+    assert too_soon.returncode == 2
+    assert "Expected the checkpoint of phase classification" in too_soon.stderr
+
+
+def test_a_signal_ends_a_training_and_resume_goes_on(run, finished_run):
+    command = [sys.executable, "-m", "slicewise", "train", str(run)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as stopped:
+        while not (run / "phases/segmentation/states/attempt_1").exists():
+            time.sleep(0.002)
+        stopped.send_signal(signal.SIGTERM)
+        _, said = stopped.communicate()
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM" in said
+    assert "Traceback" not in said
+    again = slicewise("train", run)
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    assert slicewise("train", run, "--resume").returncode == 0
+    for phase in ("segmentation", "joint"):
+        weights = [(folder / "phases" / phase / "model.safetensors").read_bytes() for folder in (run, finished_run)]
+        assert weights[0] == weights[1]
+
+
+def test_two_processes_train_one_model(run):
+    done = slicewise("train", run, "--devices", 2, "--phase", "segmentation")
+    assert done.returncode == 0, done.stderr
+    model = json.loads((run / "phases/segmentation/model.json").read_text())
+    assert model["provenance"]["processes"] == 2
+    assert len(model["history"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["split.train=0.4"], "split"),
+        (["training.batch_size=0"], "batch_size"),
+        (["--phase", "warmup"], "segmentation, classification, joint"),
+        (["--precision", "8-bit"], "precision"),
+        (["--devices", "3"], "multiple of devices"),
+        (["--init-from", "absent"], "absent"),
+        (["--nodes", "2"], "torchrun"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(run, arguments, mentions):
+    done = CliRunner().invoke(app, ["train", str(run), *arguments])
+    assert isinstance(done.exception, SlicewiseError)
+    assert mentions in str(done.exception)
+    assert not (run / "phases").exists()
 
 
 def test_a_finished_run_is_not_overwritten(finished_run):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import slicewise
-from slicewise.errors import InputError, SlicewiseError
+from slicewise.errors import InputError, SlicewiseError, StoppedError
 
 if TYPE_CHECKING:
     from slicewise.run import Run
@@ -43,6 +44,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         app()
+    except StoppedError as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(128 + interruption.signal)
     except SlicewiseError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -165,9 +169,32 @@ def split(run: RunFolder) -> None:
 
 
 @app.command()
-def train(run: RunFolder) -> None:
+def train(
+    run: RunFolder,
+    settings: Settings = None,
+    phase: Annotated[str | None, typer.Option("--phase", help="Train this phase alone.")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", help="Checkpoint to start from in place of random weights.")
+    ] = None,
+    resume: Resume = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and the time it would take.")] = False,
+    devices: Annotated[int | None, typer.Option("--devices", min=1, help="Processes on this machine, one a device.")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Machines; start torchrun on each.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="32-true, bf16-mixed or 16-mixed.")] = None,
+) -> None:
     """Train the phases that have no checkpoint yet."""
-    _open(run).train()
+    options = {"devices": devices, "nodes": nodes, "precision": precision}
+    changes = [*(settings or ()), *(f"training.{name}={value}" for name, value in options.items() if value is not None)]
+    opened = _open(run, changes)
+    if dry_run:
+        print(opened.plan(only=phase))
+        return
+    from slicewise.training.processes import is_launched, launch
+
+    training = opened.config.training
+    if training.devices > 1 and training.nodes == 1 and not is_launched():
+        sys.exit(launch(sys.argv[1:], training.devices))
+    opened.train(only=phase, init_from=init_from, resume=resume or is_launched())
 
 
 @app.command()
@@ -225,11 +252,11 @@ def _begin(config_file: Path, settings: list[str] | None, out: Path | None, resu
     return Run.begin(out or Path("runs") / config_file.stem, config, Display(), resume=resume)
 
 
-def _open(folder: Path) -> Run:
+def _open(folder: Path, settings: Sequence[str] = ()) -> Run:
     from slicewise.console import Display
     from slicewise.run import Run
 
-    return Run.open(folder, Display())
+    return Run.open(folder, Display(), settings)
 
 
 def _finish(run: Run, strict: bool = False) -> None:

@@ -21,6 +21,8 @@ __all__ = [
     "AugmentationConfig",
     "Config",
     "EvaluationConfig",
+    "GateConfig",
+    "LoggingConfig",
     "ModelConfig",
     "PhantomConfig",
     "PhaseConfig",
@@ -108,6 +110,8 @@ class ModelConfig(_Section):
     """Channels of each encoder level, finest first."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     """Dropout before the classification head's last layer."""
+    deep_supervision: Annotated[int, Field(ge=0, le=5)] = 0
+    """Coarser maps of the decoder that have an output of their own, which training supervises as well; 0 has none."""
 
 
 class AugmentationConfig(_Section):
@@ -121,14 +125,36 @@ class AugmentationConfig(_Section):
     """Magnification, log-uniform in 1/(1 + scale) to 1 + scale."""
     shift: Fraction = 0.05
     """Translation as a share of the image side, uniform in ±."""
+    elastic: Annotated[float, Field(ge=0, le=0.03)] = 0.02
+    """Displacement of a coarse grid's points as a share of the image side, uniform in ±; beyond 0.03 tissue could fold."""
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Exponent of the intensity curve, log-uniform in 1/(1 + gamma) to 1 + gamma."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Gain, uniform in 1 ±; offsets are drawn in ± the same number of standard deviations."""
     bias_field: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Amplitude of a smooth multiplicative field."""
+    blur_probability: Fraction = 0.1
+    """Share of the slices that are blurred."""
+    blur_px: Annotated[float, Field(ge=0)] = 1.0
+    """Largest standard deviation of the Gaussian blur in pixels."""
+    low_resolution_probability: Fraction = 0.15
+    """Share of the slices whose acquired matrix is smaller along the phase-encode axis, with Gibbs ringing."""
+    low_resolution: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Largest share of the phase-encode lines that is missing."""
+    ghost_probability: Fraction = 0.1
+    """Share of the slices with ghosts along the phase-encode axis."""
+    ghost: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Modulation of the phase-encode lines, uniform in ±; the ghosts together have less of the signal than that."""
+    motion_probability: Fraction = 0.1
+    """Share of the slices in which the head moves once, along the phase-encode axis."""
+    motion_px: Annotated[float, Field(ge=0)] = 3.0
+    """That movement in pixels, uniform in ±."""
+    spike_probability: Fraction = 0.1
+    """Share of the slices with one corrupted sample in k-space, a herringbone."""
+    spike: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Largest amplitude of the herringbone as a share of the intensity range."""
     noise: Annotated[float, Field(ge=0)] = 0.1
-    """Largest standard deviation of added Gaussian noise, in standard deviations of the image."""
+    """Largest standard deviation of the noise in either channel of the receiver, in standard deviations of the image."""
 
 
 class PhaseConfig(_Section):
@@ -146,6 +172,8 @@ class PhaseConfig(_Section):
     """Weight of the segmentation loss; 0 leaves it out."""
     classification_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight λ of the classification loss; 0 leaves it out."""
+    distillation_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that holds the masks to those of the segmentation phase, on every slice; 0 leaves it out."""
 
     @model_validator(mode="after")
     def _learns_something(self) -> PhaseConfig:
@@ -181,14 +209,25 @@ class TrainingConfig(_Section):
     """How the one loop runs, whatever the phase."""
 
     batch_size: Positive = 8
-    """Slices in a batch."""
-    masked_fraction: Fraction = 0.75
+    """Slices in a batch, of all devices together."""
+    masked_fraction: Fraction | None = 0.75
     """Share of the draws that comes from sources with masks of tumors; the rest knows only yes or no. Without both kinds of
-    source it does not apply."""
+    source it does not apply. None: in proportion to their slices."""
+    source_balance: Fraction = 0.0
+    """How far sources of one kind are drawn alike: 0 in proportion to their slices, 1 equally often."""
     tumor_fraction: Fraction = 0.5
     """Share of tumor slices among those drawn, so that the rarer class is seen as often."""
     epoch_slices: Positive | None = None
-    """Slices drawn in an epoch; None: as many as there are to train on."""
+    """Slices drawn in an epoch; None: as many as there are to train on. A last batch that is not whole is left out."""
+    empty_masks: bool = True
+    """Tumor-free slices teach the decoder an empty mask."""
+    per_masked_slice: bool = True
+    """The segmentation loss is divided by the slices with a known mask, not by the size of the batch."""
+    freeze_statistics: bool = True
+    """BatchNorm's running statistics of frozen parts are frozen too."""
+    balancing: Literal["weighted", "uncertainty", "pcgrad"] = "weighted"
+    """How the two tasks share the encoder: by the phase's weights alone, by learned uncertainties (Kendall et al. 2018), or
+    with conflicting gradients projected (PCGrad, Yu et al. 2020; needs ``slicewise[pcgrad]`` and one device)."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """AdamW's decoupled weight decay."""
     warmup_fraction: Fraction = 0.05
@@ -199,12 +238,59 @@ class TrainingConfig(_Section):
     """Decay per step of the averaged weights that are validated and kept; 0 turns averaging off."""
     patience: Positive = 6
     """Epochs without a better validation figure after which a phase ends early."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    save_interval_s: Annotated[float, Field(ge=0)] = 300.0
+    """Longest time between two states on disk; one is also saved after every epoch."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Lightning Fabric's precision; on the CPUs measured so far bf16-mixed did not help training."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Lightning Fabric's accelerator."""
+    devices: Positive = 1
+    """Processes on each node that train together, one a device."""
+    nodes: Positive = 1
+    """Machines that train together."""
+    compile: bool = False
+    """Compile the network first (torch.compile): a minute that pays off from some thousand steps on."""
     single_task: bool = True
     """Also train the two single-task models that the joint one is compared with."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainingConfig:
+        processes = self.devices * self.nodes
+        if self.batch_size % processes:
+            raise ValueError(f"batch_size must be a multiple of devices × nodes ({processes}), got {self.batch_size}")
+        if self.balancing == "pcgrad" and processes > 1:
+            raise ValueError("balancing by pcgrad needs devices=1 and nodes=1")
+        return self
+
+
+class GateConfig(_Section):
+    """When a joint model is kept, and what is tried where it is not."""
+
+    margin: Annotated[float, Field(ge=0)] = 0.01
+    """Largest loss of mean volume Dice against the segmentation phase, over validation patients, that is taken."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of the one-sided interval that must lie above minus the margin."""
+    resamples: Annotated[int, Field(ge=1000)] = 10_000
+    """Of the paired bootstrap over patients."""
+    attempts: Annotated[int, Field(ge=0)] = 1
+    """Further joint trainings where no epoch passes; the last resort is the model of the classification phase."""
+    weight_factor: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """λ of a further attempt, as a multiple of the one before."""
+    length_factor: Annotated[float, Field(ge=1)] = 1.5
+    """Epochs of a further attempt, as a multiple of those configured."""
+    distillation_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the distillation from the segmentation phase in a further attempt."""
+
+
+class LoggingConfig(_Section):
+    """Where the course of a training can be watched, beside ``history.csv`` and ``curves.png``."""
+
+    backend: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
+    """Logger; mlflow and wandb need ``slicewise[mlflow]`` or ``slicewise[wandb]`` and follow their own variables."""
+    example_epochs: Annotated[int, Field(ge=0)] = 5
+    """Epochs between two sheets of example predictions on validation slices; 0 draws none."""
+    examples: Annotated[int, Field(ge=1, le=24)] = 6
+    """Slices on a sheet."""
 
 
 class EvaluationConfig(_Section):
@@ -239,12 +325,16 @@ class Config(_Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig = TrainingConfig()
     phases: PhasesConfig = PhasesConfig()
+    gate: GateConfig = GateConfig()
+    logging: LoggingConfig = LoggingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _has_data(self) -> Config:
         if bool(self.sources) == (self.phantom is not None):
             raise ValueError("give either sources or phantom, not both and not neither")
+        if self.model.deep_supervision > len(self.model.widths) - 2:
+            raise ValueError(f"model.deep_supervision must leave the finest map, at most {len(self.model.widths) - 2}")
         return self
 
 

@@ -12,8 +12,10 @@
     ├── SplitError       a split that would put one patient on two sides, or leave a side empty
     ├── CheckpointError  a checkpoint that is missing, damaged or of another kind
     └── TrainingError    a training that cannot go on
+        └── StoppedError     a training that was asked to stop; its state is on disk
 """
 
+import signal as signals
 from pathlib import Path
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "LabelError",
     "SlicewiseError",
     "SplitError",
+    "StoppedError",
     "TrainingError",
     "UnreadableFileError",
 ]
@@ -80,3 +83,16 @@ class CheckpointError(SlicewiseError):
 
 class TrainingError(SlicewiseError):
     """Training cannot go on (a loss that is not finite, a phase without the data it needs)."""
+
+
+class StoppedError(TrainingError):
+    """A training was asked to stop, and did so with its state on disk.
+
+    Args:
+        message: Where it stopped and how to go on.
+        signal: What asked.
+    """
+
+    def __init__(self, message: str, signal: signals.Signals = signals.SIGINT) -> None:
+        super().__init__(message)
+        self.signal = signal

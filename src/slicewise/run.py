@@ -9,6 +9,7 @@
       audit/             audit.html, audit.json and groups.csv: what is wrong with the data
       split.csv          one row a patient
       history.csv        one row an epoch
+      curves.png  examples/  tensorboard/              the course of the training
       phases/{segmentation,classification,joint}/      checkpoints
       single_task/{segmentation,classification}/       checkpoints of the models compared with
       cases.parquet      one row a slice and model
@@ -22,7 +23,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,13 @@ from slicewise.console import Display
 from slicewise.data.ingest import ingest, refuse_skipped
 from slicewise.data.split import SIDES, assign_sides, read_split, split_patients, write_split
 from slicewise.data.store import SliceStore
-from slicewise.errors import AuditError, ConfigError, InputError, SplitError
+from slicewise.errors import AuditError, ConfigError, InputError, SplitError, TrainingError
 from slicewise.files import write_atomically
 
 __all__ = ["Run"]
+
+_CHANGEABLE = ("training", "phases", "gate", "model", "augmentation", "evaluation", "logging")
+"""Sections of the configuration that nothing before the training depends on."""
 
 
 class Run:
@@ -79,17 +83,30 @@ class Run:
         return cls(folder, config, display)
 
     @classmethod
-    def open(cls, folder: Path, display: Display) -> Run:
+    def open(cls, folder: Path, display: Display, settings: Sequence[str] = ()) -> Run:
         """Open a run that was begun before.
 
+        Args:
+            folder: The run's.
+            display: Where progress goes.
+            settings: Changes for the steps from training on, such as ``training.batch_size=16``.
+
         Raises:
+            ConfigError: A setting is impossible, or one of the data, which the run has read already.
             InputError: The folder is not a run's.
         """
         if not (folder / "config.yaml").is_file():
             raise InputError(
                 f"Expected the folder of a run with config.yaml, found none in {folder}. Begin with `slicewise ingest`."
             )
-        return cls(folder, load_config(folder / "config.yaml"), display)
+        begun, config = load_config(folder / "config.yaml"), load_config(folder / "config.yaml", settings)
+        changed = [name for name in Config.model_fields if getattr(begun, name) != getattr(config, name)]
+        if fixed := [name for name in changed if name not in _CHANGEABLE]:
+            raise ConfigError(
+                f"Expected settings of {', '.join(_CHANGEABLE)}, got one of {', '.join(fixed)}: the data of {folder} was "
+                "read and divided by it. Begin a new run."
+            )
+        return cls(folder, config, display)
 
     def ingest(self, *, strict: bool = False) -> SliceStore:
         """Read every source into the slice store; refused input leaves no folder behind that was not there.
@@ -154,13 +171,42 @@ class Run:
         self.display.say(f"  patients: {', '.join(f'{side} {counts.get(side, 0)}' for side in SIDES)}")
         return split
 
-    def train(self) -> None:
-        """Train every phase that has no checkpoint yet."""
-        from slicewise.training.trainer import train_run
+    def train(self, *, only: str | None = None, init_from: Path | None = None, resume: bool = True) -> None:
+        """Train every phase that has no checkpoint yet, or the one that is named.
 
+        Raises:
+            InputError: The store has changed; a training was interrupted and ``resume`` is off.
+            TrainingError: As `slicewise.training.trainer.train_run`.
+        """
+        from slicewise.training.trainer import gather_data, is_interrupted, select_phases, train_run
+
+        if not resume:
+            for phase in select_phases(self.config, only):
+                if is_interrupted(self.folder, phase):
+                    states = self.folder / phase.folder / "states"
+                    raise InputError(
+                        f"Expected no interrupted training of phase {phase.name}, {states} holds one. Add --resume to go on "
+                        "with it, or remove that folder to begin the phase again."
+                    )
         store, sides = self.store(), self.sides()
         store.check_pixels()
-        train_run(self.folder, self.config, self.sources(), store, sides, self.display)
+        if load_config(self.folder / "config.yaml") != self.config:
+            write_atomically(self.folder / "config.yaml", lambda temporary: save_config(self.config, temporary))
+        data = gather_data(self.sources(), store, sides)
+        train_run(self.folder, self.config, data, sides, self.display, only=only, init_from=init_from)
+
+    def plan(self, *, only: str | None = None) -> str:
+        """What `train` would do, in words; a few steps are taken on noise to estimate the time."""
+        from slicewise.training.plan import describe_plan
+        from slicewise.training.trainer import gather_data, select_phases
+
+        data = gather_data(self.sources(), self.store(), self.sides())
+        finished = {
+            phase for phase in select_phases(self.config, only) if (self.folder / phase.folder / "model.json").is_file()
+        }
+        return describe_plan(
+            self.config, data, [phase for phase in select_phases(self.config, only) if phase not in finished]
+        )
 
     def evaluate(self) -> dict[str, Any]:
         """Predict the validation and test slices with every model; write the cases and the figures computed from them."""
@@ -195,7 +241,7 @@ class Run:
             self.display.say("Auditing the data, dividing the patients")
             self.split()
         steps = (
-            ("Training", self.train),
+            ("Training", self._train_all),
             ("Evaluating on patients the models never saw", self.evaluate),
             ("Explaining", self.explain),
         )
@@ -245,6 +291,18 @@ class Run:
             "phantom_studies": SourceConfig(layout="brats", path=cohort / "studies"),
             "phantom_pictures": SourceConfig(layout="labelled_folders", path=cohort / "pictures"),
         }
+
+    def _train_all(self) -> None:
+        """In this process, or in one a device."""
+        if self.config.training.devices == 1:
+            self.train()
+            return
+        from slicewise.training.processes import launch
+
+        if code := launch(["train", str(self.folder), "--resume"], self.config.training.devices):
+            raise TrainingError(
+                f"Expected the training's processes to end well, got exit code {code}. Their output says why."
+            )
 
     @contextmanager
     def _nothing_left_where_refused(self) -> Iterator[None]:

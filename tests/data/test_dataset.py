@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from slicewise.config import AugmentationConfig, SourceConfig, TrainingConfig
 from slicewise.data.augment import augment
-from slicewise.data.dataset import Targets, batches, draw_epoch, find_targets, load_batch
+from slicewise.data.dataset import Share, Targets, batches, count_steps, draw_epoch, find_targets, load_batch
 from slicewise.data.store import COLUMNS, StoreWriter
 from slicewise.errors import InputError, TrainingError
 
@@ -129,6 +129,19 @@ def test_without_two_kinds_of_source_the_masked_fraction_does_not_apply():
         assert targets.label[order].sum() == 50
 
 
+def test_sources_of_one_kind_can_be_drawn_alike_and_kinds_as_they_come():
+    targets, rows = cohort(am_tumor=40, am_free=200, bm_tumor=60, c_tumor=50, c_free=50)
+    drawn = {}
+    for balance, fraction in ((0.0, 0.75), (0.5, 0.75), (1.0, 0.75), (0.0, None)):
+        config = TrainingConfig(source_balance=balance, masked_fraction=fraction, epoch_slices=400)
+        order = draw_epoch(rows, targets, config, (0,))
+        drawn[balance, fraction] = Counter(targets.source[order].tolist())
+    assert drawn[0.0, 0.75] == {"am": 240, "bm": 60, "c": 100}
+    assert drawn[0.5, 0.75] == {"am": 200, "bm": 100, "c": 100}  # as the roots of 240 and 60
+    assert drawn[1.0, 0.75] == {"am": 150, "bm": 150, "c": 100}
+    assert drawn[0.0, None] == {"am": 240, "bm": 60, "c": 100}
+
+
 @settings(deadline=None, max_examples=25)
 @given(number=st.integers(0, 10**6), total=st.integers(20, 400))
 def test_every_row_of_a_stratum_is_used_before_one_repeats(number, total):
@@ -187,15 +200,27 @@ def test_an_unknown_label_is_zero_and_not_known(store):
 def test_a_sample_does_not_depend_on_the_batch_it_is_in(store, targets):
     order = np.array([8, 3, 0, 1, 5, 3, 7, 2])
     runs = {}
-    for size in (1, 3, 8):
+    for size in (1, 2, 4, 8):
         parts = list(batches(store, targets, order, TrainingConfig(batch_size=size), AugmentationConfig(), (5, 2, 0)))
         runs[size] = [torch.cat([getattr(part, name) for part in parts]) for name in ("images", "masks", "labels")]
-    for name, of_three, of_eight in zip(("images", "masks", "labels"), runs[3], runs[8], strict=True):
-        assert torch.equal(of_three, of_eight), name
-    for of_one, of_eight in zip(runs[1], runs[8], strict=True):
-        assert torch.equal(of_one, of_eight[: len(of_one)])
+    for size in (1, 2, 4):
+        for name, found, expected in zip(("images", "masks", "labels"), runs[size], runs[8], strict=True):
+            assert torch.equal(found, expected), (name, size)
     # The same slice at another place is another sample.
     assert not torch.equal(runs[8][0][1], runs[8][0][5])
+
+
+def test_processes_share_each_batch_and_an_interrupted_epoch_goes_on(store, targets):
+    order, config = np.array([8, 3, 0, 1, 5, 3, 7, 2, 4]), TrainingConfig(batch_size=4)
+    whole = list(batches(store, targets, order, config, AugmentationConfig(), (5, 2, 0)))
+    assert [len(batch.images) for batch in whole] == [4, 4]
+    for rank in (0, 1):
+        parts = list(batches(store, targets, order, config, AugmentationConfig(), (5, 2, 0), share=Share(rank, 2)))
+        for part, batch in zip(parts, whole, strict=True):
+            assert torch.equal(part.images, batch.images[rank::2])
+            assert torch.equal(part.labels, batch.labels[rank::2])
+    (second,) = batches(store, targets, order, config, AugmentationConfig(), (5, 2, 0), first=1)
+    assert torch.equal(second.images, whole[1].images)
 
 
 def test_the_key_of_a_sample_is_the_epochs_and_its_place(store, targets):
@@ -207,10 +232,11 @@ def test_the_key_of_a_sample_is_the_epochs_and_its_place(store, targets):
     assert torch.equal(parts[1].masks, masks)
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(6, [3, 3]), (7, [3, 3]), (8, [3, 3, 2]), (2, [2])])
-def test_a_last_batch_of_one_is_left_out(store, targets, count, sizes):
+@pytest.mark.parametrize(("count", "sizes"), [(6, [3, 3]), (7, [3, 3]), (8, [3, 3]), (3, [3]), (2, [2])])
+def test_a_last_batch_that_is_not_whole_is_left_out(store, targets, count, sizes):
     parts = batches(store, targets, np.arange(count), TrainingConfig(batch_size=3), AugmentationConfig(), (0,))
     assert [len(part.images) for part in parts] == sizes
+    assert count_steps(count, TrainingConfig(batch_size=3)) == len(sizes)
 
 
 @pytest.mark.parametrize("count", [0, 1])

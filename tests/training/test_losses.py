@@ -3,12 +3,16 @@ import math
 import pytest
 import torch
 
-from slicewise.config import PhaseConfig
+from slicewise.config import PhaseConfig, TrainingConfig
 from slicewise.data.dataset import Batch
 from slicewise.model.network import Logits
-from slicewise.training.losses import combined_loss, segmentation_loss
+from slicewise.training.losses import Objective, segmentation_loss
 
 JOINT = PhaseConfig(encoder_learning_rate=1.0, segmentation_weight=1.0, classification_weight=0.5)
+
+
+def combined_loss(logits, batch, phase, teacher=None, **settings):
+    return Objective(phase, TrainingConfig(**settings))(logits, batch, teacher)
 
 
 def make_batch(mask_known, label_known):
@@ -75,11 +79,14 @@ def test_known_value_of_the_classification_loss():
     assert losses.segmentation.item() == 0
 
 
-def test_a_batch_that_knows_nothing_has_a_zero_loss_without_gradient():
+def test_a_batch_that_knows_nothing_has_a_zero_loss_and_a_gradient_of_zeros():
+    """Every process of a training must have a gradient, or the others would wait for it."""
     logits = Logits(torch.randn(2, 1, 8, 8, requires_grad=True), torch.randn(2, requires_grad=True))
     losses = combined_loss(logits, make_batch([False, False], [False, False]), JOINT)
     assert losses.total.item() == 0
-    assert not losses.total.requires_grad
+    losses.total.backward()
+    assert not logits.mask.grad.any()
+    assert not logits.tumor.grad.any()
 
 
 def test_all_empty_masks_give_a_finite_loss_that_falls_with_fewer_false_pixels():
@@ -87,3 +94,57 @@ def test_all_empty_masks_give_a_finite_loss_that_falls_with_fewer_false_pixels()
     many, few = torch.full((2, 1, 8, 8), 2.0), torch.full((2, 1, 8, 8), -6.0)
     assert math.isfinite(segmentation_loss(few, empty, known).item())
     assert segmentation_loss(few, empty, known) < segmentation_loss(many, empty, known)
+
+
+def test_tumor_free_slices_can_be_kept_from_the_masks():
+    logits = torch.randn(2, 1, 8, 8)
+    batch = make_batch([True, True], [True, True])
+    batch.masks[1] = 0
+    both, one = (combined_loss(Logits(logits, torch.zeros(2)), batch, JOINT, empty_masks=on) for on in (True, False))
+    assert one.segmentation == segmentation_loss(logits, batch.masks, torch.tensor([True, False]))
+    assert one.segmentation != both.segmentation
+
+
+def test_divided_by_the_batch_the_loss_shrinks_with_company():
+    logits = Logits(torch.randn(4, 1, 8, 8), torch.zeros(4))
+    batch = make_batch([True, False, False, False], [False] * 4)
+    per_masked, per_batch = (combined_loss(logits, batch, JOINT, per_masked_slice=on) for on in (True, False))
+    assert per_batch.segmentation.item() == pytest.approx(per_masked.segmentation.item() / 4)
+
+
+def test_coarser_maps_count_half_each():
+    batch = make_batch([True], [True])
+    masks = batch.masks
+    coarse = (torch.randn(1, 1, 4, 4), torch.randn(1, 1, 2, 2))
+    fine = torch.randn(1, 1, 8, 8)
+    known = torch.tensor([True])
+    expected = (
+        segmentation_loss(fine, masks, known)
+        + segmentation_loss(coarse[0], masks[:, :, ::2, ::2], known) / 2
+        + segmentation_loss(coarse[1], masks[:, :, ::4, ::4], known) / 4
+    )
+    found = combined_loss(Logits(fine, torch.zeros(1), coarse), batch, JOINT).segmentation
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_distillation_is_least_where_student_and_teacher_agree():
+    phase = JOINT.model_copy(update={"distillation_weight": 1.0, "segmentation_weight": 0.0, "classification_weight": 0.0})
+    teacher = torch.sigmoid(torch.randn(2, 1, 8, 8))
+    batch = make_batch([False, False], [False, False])
+    logits = torch.logit(teacher).requires_grad_()
+    loss = combined_loss(Logits(logits, torch.zeros(2)), batch, phase, teacher).total
+    entropy = -(teacher * teacher.log() + (1 - teacher) * (1 - teacher).log()).mean()
+    assert loss.item() == pytest.approx(entropy.item(), rel=1e-5)
+    loss.backward()
+    assert logits.grad.abs().max() < 1e-6
+
+
+def test_learned_uncertainties_weigh_as_in_the_paper():
+    objective = Objective(JOINT, TrainingConfig(balancing="uncertainty"))
+    with torch.no_grad():
+        objective.log_variances.copy_(torch.tensor([0.4, -0.6]))
+    losses = objective(Logits(torch.randn(2, 1, 8, 8), torch.randn(2)), make_batch([True, True], [True, True]))
+    expected = math.exp(-0.4) * losses.segmentation + math.exp(0.6) * 0.5 * losses.classification + (0.4 - 0.6) / 2
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    alone = JOINT.model_copy(update={"classification_weight": 0.0})
+    assert Objective(alone, TrainingConfig(balancing="uncertainty")).log_variances is None

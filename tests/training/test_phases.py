@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from slicewise.config import load_config
-from slicewise.training.phases import plan_phases
+from slicewise.config import GateConfig, load_config
+from slicewise.training.phases import next_attempt, plan_phases
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs" / "smoke.yaml")
 
@@ -46,3 +46,16 @@ def test_single_task_models_are_trained_for_as_many_epochs():
     assert phases["classification_only"].epochs == phases["segmentation"].epochs + phases["joint"].epochs
     assert phases["segmentation_only"].classification_weight == 0
     assert phases["classification_only"].segmentation_weight == 0
+
+
+def test_a_further_attempt_classifies_less_distills_and_takes_longer():
+    joint = next(phase for phase in plan_phases(CONFIG) if phase.name == "joint")
+    gate = GateConfig(weight_factor=0.5, length_factor=1.5, distillation_weight=2.0)
+    second = next_attempt(joint, gate)
+    third = next_attempt(second, gate)
+    weights = [phase.config.classification_weight for phase in (joint, second, third)]
+    assert weights == [weights[0], weights[0] / 2, weights[0] / 4]
+    assert [phase.config.distillation_weight for phase in (joint, second, third)] == [0, 2, 2]
+    assert [phase.config.epochs for phase in (joint, second, third)] == [1, 2, 2]
+    assert [phase.attempt for phase in (joint, second, third)] == [1, 2, 3]
+    assert second.folder == joint.folder

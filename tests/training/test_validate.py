@@ -5,8 +5,10 @@ import pytest
 
 from slicewise.data.dataset import find_targets
 from slicewise.model.infer import Probabilities
+from slicewise.model.network import MultiTaskUNet
 from slicewise.training import validate as room
 from slicewise.training.phases import plan_phases
+from slicewise.training.processes import open_fabric
 
 
 @pytest.fixture
@@ -19,7 +21,9 @@ def validated(small_store, small_config, monkeypatch):
         phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
         targets = find_targets(small_store.table, small_config.sources)
         settings = {"mask_threshold": 0.5, "sensitivity": 0.97}
-        return room.validate(None, phase, small_store, targets, np.arange(4), **settings)
+        fabric = open_fabric(small_config.training)
+        network = MultiTaskUNet(small_config.model).eval()
+        return room.validate(network, phase, fabric, small_store, targets, np.arange(4), **settings)
 
     return validate
 
@@ -56,3 +60,10 @@ def test_a_first_false_pixel_hardly_moves_the_score(validated, references):
 
 def test_a_phase_is_judged_by_what_it_trains(validated, references):
     assert validated("classification", [None] * 4, [0.2, 0.9, 0.8, 0.1]).score == pytest.approx(2 / 4)
+
+
+def test_dice_is_kept_by_patient(validated, references):
+    masks = references.copy()
+    masks[2, :, :] = 0
+    dice = validated("joint", masks, [0.9, 0.1, 0.8, 0.2]).dice_by_patient
+    assert dice.to_dict() == {("masked", "p0"): 1.0, ("masked", "p1"): 0.0}

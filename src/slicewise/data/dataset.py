@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from slicewise.data.store import SliceStore
 from slicewise.errors import InputError, TrainingError
 from slicewise.records import MaskState
 
-__all__ = ["Batch", "Targets", "batches", "draw_epoch", "find_targets", "load_batch"]
+__all__ = ["Batch", "Share", "Targets", "batches", "count_steps", "draw_epoch", "find_targets", "load_batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,22 @@ class Batch:
     label_known: Tensor
     """``(B,)`` bool: classification is supervised."""
 
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU can copy from on its own."""
+        return Batch(*(getattr(self, name).pin_memory() for name in self.__slots__))
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
         return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+
+
+class Share(NamedTuple):
+    """Which part of every batch a process of a training sees."""
+
+    rank: int = 0
+    """Number of the process."""
+    processes: int = 1
+    """How many share a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +97,9 @@ def draw_epoch(rows: NDArray[np.int64], targets: Targets, config: TrainingConfig
     """The rows of one epoch, in order.
 
     Rows fall into strata by source and label. Sources with tumor masks share ``masked_fraction`` of the draws and those
-    without share the rest, each source in proportion to its size; within a source, ``tumor_fraction`` of the draws show
-    tumor. Each stratum is run through in random order, again from the start where it is short, and the strata are
-    interleaved evenly, so that every batch has nearly the same mixture.
+    without share the rest, each source in proportion to its size or more alike (``source_balance``); within a source,
+    ``tumor_fraction`` of the draws show tumor. Each stratum is run through in random order, again from the start where it is
+    short, and the strata are interleaved evenly, so that every batch has nearly the same mixture.
 
     Args:
         rows: The store's rows that may be drawn.
@@ -99,16 +113,20 @@ def draw_epoch(rows: NDArray[np.int64], targets: Targets, config: TrainingConfig
     generator = np.random.default_rng(key)
     total = config.epoch_slices or len(rows)
     masked = targets.masked_source[rows]
-    masked_share = config.masked_fraction if masked.any() and not masked.all() else float(masked.any())
+    fraction = masked.mean() if config.masked_fraction is None else config.masked_fraction
+    masked_share = fraction if masked.any() and not masked.all() else float(masked.any())
+    sources = np.unique(targets.source[rows])
+    of_source = {source: rows[targets.source[rows] == source] for source in sources}
+    weights = {source: len(of_source[source]) ** (1 - config.source_balance) for source in sources}
+    has_masks = {source: bool(targets.masked_source[of_source[source][0]]) for source in sources}
     strata, shares = [], []
-    for source in np.unique(targets.source[rows]):
-        of_source = rows[targets.source[rows] == source]
-        has_masks = bool(targets.masked_source[of_source[0]])
-        share = masked_share if has_masks else 1 - masked_share
-        share *= len(of_source) / np.count_nonzero(masked == has_masks)
-        tumor = targets.label[of_source]
+    for source in sources:
+        kind_share = masked_share if has_masks[source] else 1 - masked_share
+        kind_weight = sum(weights[other] for other in sources if has_masks[other] == has_masks[source])
+        share = kind_share * weights[source] / kind_weight
+        tumor = targets.label[of_source[source]]
         tumor_share = config.tumor_fraction if tumor.any() and not tumor.all() else float(tumor.any())
-        strata += [of_source[tumor], of_source[~tumor]]
+        strata += [of_source[source][tumor], of_source[source][~tumor]]
         shares += [share * tumor_share, share * (1 - tumor_share)]
     # Whole numbers that sum to the total: the differences of the rounded running sum.
     counts = np.diff(np.rint(np.cumsum([0.0, *shares]) * total).astype(int))
@@ -134,6 +152,11 @@ def load_batch(store: SliceStore, targets: Targets, rows: NDArray[np.int64]) -> 
     )
 
 
+def count_steps(drawn: int, config: TrainingConfig) -> int:
+    """Batches in an epoch: whole ones, but for an epoch that is shorter than one."""
+    return max(1, drawn // config.batch_size)
+
+
 def batches(
     store: SliceStore,
     targets: Targets,
@@ -141,17 +164,33 @@ def batches(
     config: TrainingConfig,
     augmentation: AugmentationConfig,
     key: tuple[int, ...],
+    *,
+    first: int = 0,
+    share: Share = Share(),
 ) -> Iterator[Batch]:
-    """The augmented batches of one epoch; a last batch of one slice is left out, which BatchNorm could not use.
+    """The augmented batches of one epoch, or a process's share of each.
+
+    Args:
+        store: The slices.
+        targets: What is known of every row of the store.
+        order: Rows of the epoch, see `draw_epoch`.
+        config: The size of a batch.
+        augmentation: Ranges of the random changes.
+        key: Whole numbers that the changes follow from, together with a slice's place in the order.
+        first: Batches to leave out, because they were learned before an interruption.
+        share: Which slices of each batch: every ``processes``-th one, from number ``rank`` on.
 
     Raises:
-        TrainingError: The epoch has fewer than two slices.
+        TrainingError: The epoch has fewer than two slices for each process.
     """
-    if len(order) < 2:
-        raise TrainingError(f"Expected at least two slices to train on, got {len(order)}. Check the split and the sources.")
-    for start in range(0, len(order) - 1, config.batch_size):
-        rows = order[start : start + config.batch_size]
-        batch = load_batch(store, targets, rows)
-        keys = [(*key, start + place) for place in range(len(rows))]
-        images, masks = augment(batch.images, batch.masks, augmentation, keys)
+    if len(order) < 2 * share.processes:
+        raise TrainingError(
+            f"Expected at least {2 * share.processes} slices to train on, got {len(order)}. Check the split and the sources."
+        )
+    for step in range(first, count_steps(len(order), config)):
+        start = step * config.batch_size
+        places = np.arange(start, min(start + config.batch_size, len(order)))
+        places = places[: len(places) // share.processes * share.processes][share.rank :: share.processes]
+        batch = load_batch(store, targets, order[places])
+        images, masks = augment(batch.images, batch.masks, augmentation, [(*key, int(place)) for place in places])
         yield Batch(images, masks, batch.mask_known, batch.labels, batch.label_known)

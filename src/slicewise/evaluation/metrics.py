@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-__all__ = ["METRICS", "Figure", "choose_threshold", "dice", "iou", "measure"]
+__all__ = ["METRICS", "Figure", "choose_threshold", "dice", "dice_by_patient", "iou", "measure"]
 
 METRICS = (
     "slice_dice",
@@ -33,6 +33,7 @@ METRICS = (
 """Names of the figures, in the order of reports."""
 
 _HALF = 0.5
+_COUNTS = ["tp", "fp", "fn"]
 
 
 class Figure(NamedTuple):
@@ -91,6 +92,15 @@ def measure(cases: pd.DataFrame) -> dict[str, Figure]:
     return {name: figures[name] for name in METRICS}
 
 
+def dice_by_patient(cases: pd.DataFrame) -> pd.Series[float]:
+    """Volume Dice by ``source`` and ``patient_id``, the mean where a patient has several scans.
+
+    Args:
+        cases: As for `measure`; rows without counts are passed over.
+    """
+    return _volumes(cases[cases["tp"].notna()]).groupby(["source", "patient_id"])["dice"].mean()
+
+
 def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, sensitivity: float) -> float:
     """The highest threshold up to 0.5 at which at least ``sensitivity`` of the tumor slices are called.
 
@@ -112,26 +122,27 @@ def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, sensitivity:
 
 
 def _segmentation(cases: pd.DataFrame) -> dict[str, Figure]:
-    counts = cases[["tp", "fp", "fn"]].astype("float64")
+    counts = cases[_COUNTS].astype("float64")
     scored = cases[(counts.sum(axis=1) > 0).to_numpy()]
-    keys = ["source", "patient_id", "study_id", "sequence"]
-    outlined = cases["source"].isin(cases.loc[cases["mask_state"] == "present", "source"])
-    volumes = (
-        counts[outlined.to_numpy()]
-        .assign(**{key: cases[key] for key in keys})
-        .groupby(keys, dropna=False)[["tp", "fp", "fn"]]
-        .sum()
-    )
-    volumes = volumes[volumes.sum(axis=1) > 0]
-    in_volumes = cases.set_index(keys).index.isin(volumes.index)
+    volumes = _volumes(cases)
+    in_volumes = cases.set_index(list(volumes.index.names)).index.isin(volumes.index)
     free = cases[(cases["mask_state"] == "empty").to_numpy()]
     false_masks = (free["predicted_area_px"] > 0).astype("float64")
     return {
         "slice_dice": _mean_over(scored, [dice(*row) for row in counts.loc[scored.index].itertuples(index=False)]),
         "slice_iou": _mean_over(scored, [iou(*row) for row in counts.loc[scored.index].itertuples(index=False)]),
-        "volume_dice": _mean_over(cases[in_volumes], [dice(*row) for row in volumes.itertuples(index=False)]),
+        "volume_dice": _mean_over(cases[in_volumes], volumes["dice"].to_list()),
         "false_mask_rate": _mean_over(free, false_masks.to_list()),
     }
+
+
+def _volumes(cases: pd.DataFrame) -> pd.DataFrame:
+    """Counts and ``dice`` of each scan of sources in which tumors are outlined; scans without any pixel are left out."""
+    keys = ["source", "patient_id", "study_id", "sequence"]
+    outlined = cases[cases["source"].isin(cases.loc[cases["mask_state"] == "present", "source"])]
+    counts = outlined.astype(dict.fromkeys(_COUNTS, "float64")).groupby(keys, dropna=False)[_COUNTS].sum()
+    counts = counts[counts.sum(axis=1) > 0]
+    return counts.assign(dice=[dice(*row) for row in counts.itertuples(index=False)])
 
 
 def _classification(cases: pd.DataFrame) -> dict[str, Figure]:

@@ -58,6 +58,8 @@ class Description(BaseModel):
     """Patients by source and side."""
     metrics: dict[str, dict[str, Any]]
     """Figures by side (``val``), each with value, n_slices and n_patients."""
+    gate: dict[str, Any] | None = None
+    """Of a joint model: ``accepted``, which model's weights were ``kept``, and the verdict on each of the ``attempts``."""
     history: list[dict[str, Any]]
     """One row an epoch."""
     provenance: dict[str, Any]

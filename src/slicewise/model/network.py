@@ -14,8 +14,8 @@ from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch
-from monai.networks.blocks import Convolution
-from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
+from monai.networks.blocks import Convolution, UpSample
+from monai.networks.nets.basic_unet import Down, TwoConv
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -43,6 +43,8 @@ class Logits(NamedTuple):
     """``(B, 1, H, W)``: tumor, per pixel."""
     tumor: Tensor | None
     """``(B,)``: tumor anywhere in the slice."""
+    coarse_masks: tuple[Tensor, ...] = ()
+    """``(B, 1, H / 4, W / 4)``, ``(B, 1, H / 8, W / 8)`` …: what deep supervision supervises, in training alone."""
 
 
 class Encoder(nn.Module):
@@ -56,7 +58,9 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(B, 1, H, W)`` to one map a level: ``(B, widths[k], H / 2^(k+1), W / 2^(k+1))``."""
-        return self.deepen(F.pixel_unshuffle(images, _FOLD), below=0)
+        # Folding leaves channels first; convolutions are faster with channels last, and compiled ones keep what they get.
+        folded = F.pixel_unshuffle(images, _FOLD).contiguous(memory_format=torch.channels_last)
+        return self.deepen(folded, below=0)
 
     def deepen(self, features: Tensor, below: int) -> list[Tensor]:
         """The maps of the levels from number ``below`` on, made from the map above them."""
@@ -67,26 +71,49 @@ class Encoder(nn.Module):
         return maps
 
 
+class Up(nn.Module):
+    """Twice the side, the finer map beside it, two convolutions; MONAI's own block cannot be compiled in one piece."""
+
+    def __init__(self, deep: int, fine: int) -> None:
+        super().__init__()
+        self.upsample = UpSample(2, deep, deep // 2, scale_factor=2, mode="deconv")
+        self.convs = TwoConv(2, fine + deep // 2, fine, _ACTIVATION, _NORM, bias=False)
+
+    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
+        """``(B, deep, h, w)`` and ``(B, fine, 2h, 2w)`` to ``(B, fine, 2h, 2w)``."""
+        convolved: Tensor = self.convs(torch.cat([skip, self.upsample(features)], dim=1))
+        return convolved
+
+
 class Decoder(nn.Module):
     """From the deepest map back to one logit a pixel, with a skip connection at every level."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], deep_supervision: int) -> None:
         super().__init__()
         pairs = zip(reversed(widths), reversed(widths[:-1]), strict=False)
-        self.levels = nn.ModuleList(
-            UpCat(2, deep, fine, fine, _ACTIVATION, _NORM, bias=False, dropout=0.0) for deep, fine in pairs
-        )
+        self.levels = nn.ModuleList(Up(deep, fine) for deep, fine in pairs)
         self.output = Convolution(2, widths[0], _FOLD * _FOLD, kernel_size=1, conv_only=True)
+        # The map of level k + 1 has half the side of that of level k, and the finest has half of the slice's.
+        self.coarse_outputs = nn.ModuleList(
+            Convolution(2, width, 1, kernel_size=1, conv_only=True) for width in widths[1 : 1 + deep_supervision]
+        )
         # Training starts from "hardly any pixel is tumor" and need not spend its first epoch on learning that
         # (Lin et al. 2017, https://doi.org/10.1109/ICCV.2017.324, section 4.1).
-        nn.init.constant_(self.output.conv.bias, math.log(_TUMOR_SHARE / (1 - _TUMOR_SHARE)))
+        for output in (self.output, *self.coarse_outputs):
+            nn.init.constant_(output.conv.bias, math.log(_TUMOR_SHARE / (1 - _TUMOR_SHARE)))
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """One map a level, finest first, to ``(B, 1, H, W)`` logits."""
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One map a level, finest first, to ``(B, 1, H, W)`` logits, and in training to those of coarser maps."""
         *skips, features = maps
+        decoded = []
         for level, skip in zip(self.levels, reversed(skips), strict=True):
             features = level(features, skip)
-        return F.pixel_shuffle(self.output(features), _FOLD)
+            decoded.append(features)
+        coarse: tuple[Tensor, ...] = ()
+        if self.training:
+            # decoded[-1] is the finest; what lies before it, from the end on, are the coarser ones.
+            coarse = tuple(output(features) for output, features in zip(self.coarse_outputs, decoded[-2::-1], strict=False))
+        return F.pixel_shuffle(self.output(decoded[-1]), _FOLD), coarse
 
 
 class Classifier(nn.Module):
@@ -110,13 +137,13 @@ class MultiTaskUNet(nn.Module):
     """Is there a tumor, and where: about 2.04 M parameters at the default widths.
 
     Args:
-        config: Widths and dropout.
+        config: Widths, dropout and deep supervision.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.encoder = Encoder(config.widths)
-        self.decoder = Decoder(config.widths)
+        self.decoder = Decoder(config.widths, config.deep_supervision)
         self.classifier = Classifier(config.widths, config.dropout)
 
     def forward(self, images: Tensor, segment: bool = True, classify: bool = True) -> Logits:
@@ -128,10 +155,8 @@ class MultiTaskUNet(nn.Module):
             classify: Run the classification head.
         """
         maps = self.encoder(images)
-        return Logits(
-            mask=self.decoder(maps) if segment else None,
-            tumor=self.classifier(maps) if classify else None,
-        )
+        mask, coarse = self.decoder(maps) if segment else (None, ())
+        return Logits(mask=mask, tumor=self.classifier(maps) if classify else None, coarse_masks=coarse)
 
     def folded(self) -> MultiTaskUNet:
         """A copy for inference, equal but for rounding: every BatchNorm becomes part of the convolution before it."""

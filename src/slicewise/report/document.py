@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from slicewise.charts import draw_curves
 from slicewise.errors import InputError
 from slicewise.evaluation.metrics import METRICS
 from slicewise.files import write_atomically
 from slicewise.report.conclusion import conclude
-from slicewise.report.figures import draw_curves, draw_roc, draw_volume_dice
+from slicewise.report.figures import draw_roc, draw_volume_dice
 
 __all__ = ["Example", "write_report"]
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -19,26 +17,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slicewise.config import Config
-from slicewise.data.dataset import Batch, Targets, batches, draw_epoch
-from slicewise.data.store import SliceStore
-from slicewise.errors import TrainingError
-from slicewise.files import write_atomically
+from slicewise.data.dataset import Batch, batches, count_steps, draw_epoch
+from slicewise.errors import StoppedError
 from slicewise.model.network import PARTS, MultiTaskUNet
-from slicewise.training.losses import combined_loss
+from slicewise.training.gate import Gate, Verdict
+from slicewise.training.interruption import listen_for_stop
+from slicewise.training.losses import Objective
 from slicewise.training.phases import Phase
+from slicewise.training.processes import share_of, synchronize_statistics
+from slicewise.training.state import StateKeeper, digest_of
+from slicewise.training.step import Learner, gradient_cosine
+from slicewise.training.supervision import Data, check_supervision, supervised_rows
 from slicewise.training.validate import Validation, validate
 
-__all__ = ["Data", "Outcome", "Watcher", "check_supervision", "train_phase"]
+__all__ = ["Outcome", "Watcher", "train_phase"]
 
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """What every phase of a run trains on."""
-
-    store: SliceStore
-    targets: Targets
-    train_rows: NDArray[np.int64]
-    val_rows: NDArray[np.int64]
+_SANITY_SLICES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,107 +45,173 @@ class Outcome:
     """The operating threshold, chosen on validation at the best epoch."""
     metrics: dict[str, dict[str, float | int | None]]
     """The best epoch's validation figures."""
+    verdict: Verdict | None
+    """The gate's on the best epoch; None without a gate. One that is not accepted: no epoch was."""
     duration_s: float
     """Training and validation, interruptions left out."""
+    digest: str
+    """SHA-256 of the last state: weights, optimizer, averages, history."""
 
 
 class Watcher(Protocol):
-    """Who is told how the training goes."""
+    """Who is told how the training goes; only the first of several processes tells."""
 
-    def phase_begins(self, phase: str, epochs: int, steps: int) -> None:
+    def phase_begins(self, phase: Phase, epochs: int, steps: int) -> None:
         """``steps`` in each of at most ``epochs``."""
 
-    def step_ends(self, loss: float) -> None:
-        """A batch has been learned."""
+    def step_ends(self, losses: Sequence[float]) -> None:
+        """A batch has been learned: total, segmentation and classification loss."""
 
-    def epoch_ends(self, history: Sequence[dict[str, Any]]) -> None:
-        """``history`` has a row for each of the phase's epochs so far, those before an interruption included."""
+    def epoch_ends(self, history: Sequence[dict[str, Any]], network: MultiTaskUNet) -> None:
+        """``history`` has a row for each of the phase's epochs so far; the network is the averaged one."""
 
 
 def train_phase(
-    network: MultiTaskUNet, phase: Phase, config: Config, data: Data, state_file: Path, watcher: Watcher
+    network: MultiTaskUNet,
+    phase: Phase,
+    config: Config,
+    data: Data,
+    fabric: Fabric,
+    keeper: StateKeeper,
+    watcher: Watcher,
+    *,
+    gate: Gate | None = None,
+    teacher: MultiTaskUNet | None = None,
 ) -> Outcome:
     """Train what the phase trains, keep the epoch that validates best.
 
-    The order of slices, the augmentation and the dropout of an epoch follow from (seed, phase, epoch) alone, and the state
-    is on disk after each, so a run that was killed goes on to the same weights (on the CPU, bit by bit).
+    Order of slices, augmentation and dropout follow from (seed, phase, attempt, epoch, step) alone, and the state is on disk
+    every few minutes, so a run that was killed goes on to the same weights (on the CPU, bit by bit).
 
     Args:
         network: Starts with the weights it has, ends with the best epoch's averaged weights, on the CPU.
         phase: What to train.
         config: The run.
         data: Slices and sides.
-        state_file: Where the state after each epoch is kept; picked up if it is there, removed by the caller.
+        fabric: Device, precision, processes.
+        keeper: Where the state is kept; picked up if there is one, discarded by the caller.
         watcher: Told of each step and epoch.
+        gate: An epoch that it refuses cannot be the best.
+        teacher: Whose masks the phase distills, where it distills.
 
     Raises:
-        TrainingError: A side has too little to learn from or to validate on, the accelerator is not there, or the loss is no
+        TrainingError: A side has too little to learn from or to validate on, a state cannot be saved, or the loss is no
             longer finite.
+        StoppedError: SIGTERM or Ctrl-C; the state is on disk.
     """
     settings = config.training
     check_supervision(phase, data)
-    rows = _supervised(data.train_rows, data.targets, phase)
-    fabric = _open_device(config)
+    rows = supervised_rows(data.train_rows, data.targets, phase)
+    if fabric.world_size > 1:
+        synchronize_statistics(network)
     network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = AdamW(
-        [
-            {"params": list(network.part_parameters((part,))), "lr": rate, "name": part}
-            for part, rate in phase.trained_parts.items()
-        ],
-        weight_decay=settings.weight_decay,
-    )
     for part in PARTS:
         network.get_submodule(part).requires_grad_(part in phase.trained_parts)
+    objective = Objective(phase.config, settings).to(fabric.device)
+    groups = _parameter_groups(network, objective, phase)
+    optimizer = AdamW(groups, weight_decay=settings.weight_decay, fused=fabric.device.type in ("cpu", "cuda"))
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     average.eval()
-    count = settings.epoch_slices or len(rows)
-    steps = max(1, math.ceil((count - 1) / settings.batch_size))
+    steps = count_steps(settings.epoch_slices or len(rows), settings)
     schedule = LambdaLR(optimizer, _warmup_and_cosine(phase.config.epochs * steps, settings.warmup_fraction))
-    wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
+    modules: dict[str, Any] = {
+        "network": network,
+        "objective": objective,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "average": average,
+    }
+    learner = Learner(fabric, network, optimizer, objective, phase, settings, teacher)
     progress = _Progress()
-    if state_file.is_file():
-        progress = _restore(state_file, network, optimizer, schedule, average)
+    if (state := fabric.broadcast(keeper.load() if fabric.is_global_zero else None)) is not None:
+        for name, module in modules.items():
+            module.load_state_dict(state[name])
+        progress = _Progress(**state["progress"])
 
-    watcher.phase_begins(phase.name, phase.config.epochs, steps)
-    while progress.epoch < phase.config.epochs and progress.epochs_without_gain < settings.patience:
-        started = time.perf_counter()
-        key = (config.seed, phase.number, progress.epoch)
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        _train_mode(network, phase)
-        order = draw_epoch(rows, data.targets, settings, key)
-        sums = np.zeros(3)
-        seen = 0
-        for batch in batches(data.store, data.targets, order, settings, config.augmentation, key):
-            losses = _step(fabric, wrapped, wrapped_optimizer, batch.to(fabric.device), phase, settings.gradient_clip_norm)
-            if not math.isfinite(losses[0]):
-                raise TrainingError(
-                    f"Expected a finite loss in phase {phase.name}, epoch {progress.epoch + 1}, got {losses[0]}. "
-                    "It would be the same again from here: lower the phase's learning rates and begin a new run."
-                )
-            schedule.step()
-            average.update_parameters(network)
-            sums += len(batch.images) * losses
-            seen += len(batch.images)
-            watcher.step_ends(losses[0])
-        trained_s = time.perf_counter() - started
-        validation = validate(
+    def check(rows: Any) -> Validation:
+        return validate(
             cast(MultiTaskUNet, average.module),
             phase,
+            fabric,
             data.store,
             data.targets,
-            data.val_rows,
+            rows,
             mask_threshold=config.evaluation.mask_threshold,
             sensitivity=config.evaluation.sensitivity,
         )
-        progress.take(validation, average.module, time.perf_counter() - started)
-        row = _history_row(phase, progress, validation, sums / seen, optimizer, seen / trained_s)
-        progress.history.append(row)
-        _save(state_file, progress, network, optimizer, schedule, average)
-        watcher.epoch_ends(progress.history)
 
-    network.load_state_dict(progress.best_weights)
+    def save() -> None:
+        learner.check_finite(progress.epoch)
+        if fabric.is_global_zero:
+            states = {name: module.state_dict() for name, module in modules.items()}
+            keeper.save({"progress": asdict(progress), **states}, progress.epoch * steps + progress.step)
+
+    watcher.phase_begins(phase, phase.config.epochs, steps)
+    check(data.val_rows[:_SANITY_SLICES])  # what is broken in validation shall not cost an epoch first
+    with listen_for_stop() as stop:
+        while progress.epoch < phase.config.epochs and progress.epochs_without_gain < settings.patience:
+            key = (config.seed, phase.number, phase.attempt, progress.epoch)
+            order = draw_epoch(rows, data.targets, settings, key)
+            _train_mode(network, phase, freeze_statistics=settings.freeze_statistics)
+            started = saved = time.perf_counter()
+
+            def read(first: int, order: NDArray[np.int64] = order, key: tuple[int, ...] = key) -> Iterator[Batch]:
+                settings, share = config.training, share_of(fabric)
+                return batches(data.store, data.targets, order, settings, config.augmentation, key, first=first, share=share)
+
+            learner.sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=fabric.device)
+            for batch in learner.prefetch(read(progress.step)):
+                torch.manual_seed(_seed(*key, progress.step, fabric.global_rank))
+                losses = learner.learn(batch)
+                schedule.step()
+                average.update_parameters(network)
+                progress.step += 1
+                watcher.step_ends(losses)
+                now = time.perf_counter()
+                if stop.signal or now - saved > settings.save_interval_s:
+                    progress.loss_sums = learner.sums.tolist()
+                    progress.trained_s += now - started
+                    save()
+                    started = saved = time.perf_counter()
+                if stop.signal:
+                    raise StoppedError(
+                        f"Stopped by {stop.signal.name} in phase {phase.name}, epoch {progress.epoch + 1}, step "
+                        f"{progress.step} of {steps}. The state is in {keeper.folder}; go on with --resume.",
+                        stop.signal,
+                    )
+            learner.check_finite(progress.epoch)
+            progress.trained_s += time.perf_counter() - started
+            started = time.perf_counter()
+            cosine = gradient_cosine(fabric, network, objective, next(read(steps - 1)).to(fabric.device))
+            validation = check(data.val_rows)
+            verdict = gate.judge(validation.dice_by_patient) if gate else None
+            progress.take(validation, verdict, average.module)
+            progress.timings.append(
+                {
+                    "slices_per_s": steps * settings.batch_size / progress.trained_s,
+                    "duration_s": progress.trained_s + time.perf_counter() - started,
+                }
+            )
+            rates = [group["lr"] for group in optimizer.param_groups]
+            progress.history.append(
+                _history_row(phase, progress, validation, verdict, (learner.sums / steps).tolist(), max(rates), cosine)
+            )
+            progress.step, progress.loss_sums, progress.trained_s = 0, [0.0] * 3, 0.0
+            save()
+            watcher.epoch_ends(progress.timed_history(), cast(MultiTaskUNet, average.module))
+
+    digest = digest_of({name: module.state_dict() for name, module in modules.items()} | {"history": progress.history})
+    if progress.best_weights:
+        network.load_state_dict(progress.best_weights)
     network.to("cpu").eval()
-    return Outcome(progress.history, progress.best_threshold, progress.best_metrics, progress.duration_s)
+    return Outcome(
+        history=progress.timed_history(),
+        threshold=progress.best_threshold,
+        metrics=progress.best_metrics,
+        verdict=Verdict(**progress.best_verdict) if progress.best_verdict else None,
+        duration_s=sum(timing["duration_s"] for timing in progress.timings),
+        digest=digest,
+    )
 
 
 @dataclass(slots=True)
@@ -159,82 +219,67 @@ class _Progress:
     """How far a phase has come: plain values and tensors, which can be saved and read back without pickled code."""
 
     epoch: int = 0
+    """Finished ones."""
+    step: int = 0
+    """Of the epoch that is going on."""
+    loss_sums: list[float] = field(default_factory=lambda: [0.0] * 3)
+    """Over the steps of this epoch: total, segmentation, classification."""
+    trained_s: float = 0.0
+    """Spent on the steps of this epoch."""
     epochs_without_gain: int = 0
     best_score: float = -math.inf
     best_threshold: float = 0.5
     best_metrics: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
+    best_verdict: dict[str, Any] | None = None
+    """Of the epoch that is kept; where none could be kept, of the one that lost least."""
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    duration_s: float = 0.0
+    """What follows from the seed."""
+    timings: list[dict[str, float]] = field(default_factory=list)
+    """What does not: rows that belong to those of the history."""
 
-    def take(self, validation: Validation, network: torch.nn.Module, duration_s: float) -> None:
+    def take(self, validation: Validation, verdict: Verdict | None, network: torch.nn.Module) -> None:
         """Count an epoch in; keep its weights if none was better."""
         self.epoch += 1
-        self.duration_s += duration_s
         self.epochs_without_gain += 1
+        if verdict is not None and not verdict.accepted:
+            if not self.best_weights and _low(verdict.to_json()) >= _low(self.best_verdict):
+                self.best_verdict = verdict.to_json()
+            return
         if validation.score > self.best_score:
             self.epochs_without_gain = 0
             self.best_score, self.best_threshold = validation.score, validation.threshold
+            self.best_verdict = None if verdict is None else verdict.to_json()
             self.best_metrics = {name: figure.to_json() for name, figure in validation.figures.items()}
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
-
-def check_supervision(phase: Phase, data: Data) -> None:
-    """Refuse a phase that could not learn, or whose checkpoints could not be told apart on validation.
-
-    Raises:
-        TrainingError: A side has no slice with a known outline of a tumor for segmentation, or lacks tumor or tumor-free
-            slices for classification.
-    """
-    targets = data.targets
-    for side, rows in (("train", data.train_rows), ("val", data.val_rows)):
-        outlined, labels = rows[targets.mask_known[rows]], targets.label[rows[targets.label_known[rows]]]
-        missing = []
-        if phase.config.segmentation_weight > 0 and not targets.label[outlined].any():
-            missing.append(f"outlined tumors (none in {len(outlined)} slices with a known mask)")
-        if phase.config.classification_weight > 0 and (labels.all() or not labels.any()):
-            missing.append(f"both answers ({labels.sum()} tumor and {(~labels).sum()} tumor-free slices)")
-        if missing:
-            raise TrainingError(
-                f"Expected {' and '.join(missing)} on side {side} for phase {phase.name}. "
-                "Check the sources, their `segmentation` and `classification` settings, and the split."
-            )
+    def timed_history(self) -> list[dict[str, Any]]:
+        """The history with its timings."""
+        return [row | timing for row, timing in zip(self.history, self.timings, strict=True)]
 
 
-def _supervised(rows: NDArray[np.int64], targets: Targets, phase: Phase) -> NDArray[np.int64]:
-    """The rows that one of the phase's losses can learn from."""
-    segments, classifies = phase.config.segmentation_weight > 0, phase.config.classification_weight > 0
-    return rows[(targets.mask_known[rows] & segments) | (targets.label_known[rows] & classifies)]
+def _low(verdict: dict[str, Any] | None) -> float:
+    return -math.inf if verdict is None or verdict["low"] is None else float(verdict["low"])
 
 
-def _open_device(config: Config) -> Fabric:
-    settings = config.training
-    try:
-        return Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)
-    except RuntimeError:  # Fabric's answer to an accelerator that the machine lacks
-        raise TrainingError(
-            f"Expected the accelerator {settings.accelerator}, this machine has none that can be used. "
-            "Set training.accelerator=auto or cpu in the run's config.yaml, then go on with `slicewise train RUN`."
-        ) from None
+def _parameter_groups(network: MultiTaskUNet, objective: Objective, phase: Phase) -> list[dict[str, Any]]:
+    groups = [
+        {"params": list(network.part_parameters((part,))), "lr": rate, "name": part}
+        for part, rate in phase.trained_parts.items()
+    ]
+    if learned := list(objective.parameters()):
+        groups.append({"params": learned, "lr": max(phase.trained_parts.values()), "name": "objective", "weight_decay": 0.0})
+    return groups
 
 
-def _train_mode(network: MultiTaskUNet, phase: Phase) -> None:
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+def _train_mode(network: MultiTaskUNet, phase: Phase, *, freeze_statistics: bool) -> None:
     """Frozen parts stay in evaluation mode: neither their weights nor their BatchNorm statistics move."""
     for part in PARTS:
-        network.get_submodule(part).train(part in phase.trained_parts)
-
-
-def _step(fabric: Fabric, network: Any, optimizer: Any, batch: Batch, phase: Phase, clip_norm: float) -> NDArray[np.float64]:
-    """One batch: forward, backward, update. Returns the total, segmentation and classification loss."""
-    images = batch.images.contiguous(memory_format=torch.channels_last)
-    logits = network(images, segment=phase.config.segmentation_weight > 0, classify=phase.config.classification_weight > 0)
-    losses = combined_loss(logits, batch, phase.config)
-    if losses.total.requires_grad:  # a batch may hold nothing that supervises the phase's only loss
-        optimizer.zero_grad()
-        fabric.backward(losses.total)
-        fabric.clip_gradients(network, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-    return np.array([loss.item() for loss in losses])
+        network.get_submodule(part).train(part in phase.trained_parts or not freeze_statistics)
 
 
 def _warmup_and_cosine(steps: int, warmup_fraction: float) -> Callable[[int], float]:
@@ -250,7 +295,13 @@ def _warmup_and_cosine(steps: int, warmup_fraction: float) -> Callable[[int], fl
 
 
 def _history_row(
-    phase: Phase, progress: _Progress, validation: Validation, losses: Any, optimizer: AdamW, slices_per_s: float
+    phase: Phase,
+    progress: _Progress,
+    validation: Validation,
+    verdict: Verdict | None,
+    losses: Sequence[float],
+    learning_rate: float,
+    cosine: float | None,
 ) -> dict[str, Any]:
     figures = {
         f"val_{name}": validation.figures[name].to_json()["value"]
@@ -258,43 +309,17 @@ def _history_row(
     }
     return {
         "model": phase.name,
+        "attempt": phase.attempt,
         "epoch": progress.epoch,
-        "train_loss": float(losses[0]),
-        "train_segmentation_loss": float(losses[1]) if phase.config.segmentation_weight else None,
-        "train_classification_loss": float(losses[2]) if phase.config.classification_weight else None,
+        "train_loss": losses[0],
+        "train_segmentation_loss": losses[1] if phase.segments else None,
+        "train_classification_loss": losses[2] if phase.classifies else None,
+        "gradient_cosine": cosine,
         **figures,
         "val_score": validation.score,
-        "learning_rate": max(group["lr"] for group in optimizer.param_groups),
-        "slices_per_s": slices_per_s,
-        "duration_s": progress.duration_s,
+        "dice_difference": verdict and verdict.difference,
+        "dice_difference_low": verdict and verdict.low,
+        "accepted": verdict and verdict.accepted,
+        "learning_rate": learning_rate,
         "kept": progress.epochs_without_gain == 0,
     }
-
-
-def _save(
-    file: Path,
-    progress: _Progress,
-    network: MultiTaskUNet,
-    optimizer: AdamW,
-    schedule: LambdaLR,
-    average: AveragedModel,
-) -> None:
-    state = {
-        "progress": asdict(progress),
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "average": average.state_dict(),
-    }
-    stream = io.BytesIO()  # torch would report a full disk as an error of its own archive writer
-    torch.save(state, stream)
-    write_atomically(file, stream.getvalue())
-
-
-def _restore(file: Path, network: MultiTaskUNet, optimizer: AdamW, schedule: LambdaLR, average: AveragedModel) -> _Progress:
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    average.load_state_dict(state["average"])
-    return _Progress(**state["progress"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
-from slicewise.config import Config, PhaseConfig
+from slicewise.config import Config, GateConfig, PhaseConfig
 from slicewise.model.checkpoint import Task
 
-__all__ = ["Phase", "plan_phases"]
+__all__ = ["Phase", "next_attempt", "plan_phases"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,19 @@ class Phase:
     tasks: tuple[Task, ...]
     """The heads that its model has been taught."""
 
+    attempt: int = 1
+    """Which training of this phase it is, where the gate asked for another."""
+
+    @property
+    def segments(self) -> bool:
+        """The segmentation loss takes part."""
+        return self.config.segmentation_weight > 0
+
+    @property
+    def classifies(self) -> bool:
+        """The classification loss takes part."""
+        return self.config.classification_weight > 0
+
     @property
     def trained_parts(self) -> dict[str, float]:
         """Peak learning rate of each part of the network that is not frozen."""
@@ -36,6 +50,19 @@ class Phase:
             "classifier": self.config.classifier_learning_rate,
         }
         return {part: rate for part, rate in rates.items() if rate > 0}
+
+
+def next_attempt(phase: Phase, gate: GateConfig) -> Phase:
+    """Another training of a phase that the gate has refused: less classification, distillation, longer."""
+    attempt = phase.attempt + 1
+    config = phase.config.model_copy(
+        update={
+            "classification_weight": phase.config.classification_weight * gate.weight_factor,
+            "distillation_weight": gate.distillation_weight,
+            "epochs": phase.config.epochs if attempt > 2 else math.ceil(phase.config.epochs * gate.length_factor),
+        }
+    )
+    return replace(phase, config=config, attempt=attempt)
 
 
 def plan_phases(config: Config) -> list[Phase]:

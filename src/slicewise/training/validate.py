@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from slicewise.data.dataset import Targets
 from slicewise.data.store import SliceStore
 from slicewise.evaluation.cases import make_cases, pixel_counts
-from slicewise.evaluation.metrics import Figure, choose_threshold, dice, measure
+from slicewise.evaluation.metrics import Figure, choose_threshold, dice, dice_by_patient, measure
 from slicewise.model.infer import infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training.phases import Phase
+from slicewise.training.processes import gather_items, share_of
+from slicewise.training.supervision import supervised_rows
 
 __all__ = ["Validation", "validate"]
 
@@ -28,6 +32,8 @@ class Validation:
     """By name; decisions are made at ``threshold``, masks are the decoder's alone."""
     threshold: float
     """The operating threshold that these predictions suggest."""
+    dice_by_patient: pd.Series[float]
+    """Volume Dice by source and patient, of sources in which tumors are outlined."""
     score: float
     """What checkpoints are compared by: the mean of the Dice of all pixels and the ROC-AUC, of those the phase trains.
 
@@ -38,6 +44,7 @@ class Validation:
 def validate(
     network: MultiTaskUNet,
     phase: Phase,
+    fabric: Fabric,
     store: SliceStore,
     targets: Targets,
     rows: NDArray[np.int64],
@@ -50,18 +57,19 @@ def validate(
     Args:
         network: In evaluation mode.
         phase: Decides which heads run and what counts for the score.
+        fabric: The processes that share the slices; each gets the whole answer.
         store: The slices.
         targets: What is known of every row of the store.
         rows: The validation slices.
         mask_threshold: Pixel probability from which a pixel is in the mask.
         sensitivity: What the threshold must reach.
     """
-    segment = phase.config.segmentation_weight > 0
-    classify = phase.config.classification_weight > 0
-    rows = rows[(targets.mask_known[rows] & segment) | (targets.label_known[rows] & classify)]
+    rows = supervised_rows(rows, targets, phase)
+    share = share_of(fabric)
+    network = network.folded()  # as the predictor runs it
     outcomes: list[dict[str, object]] = []
-    for row in rows:
-        probabilities = infer(network, store.images[row], segment=segment, classify=classify)
+    for row in rows[share.rank :: share.processes]:
+        probabilities = infer(network, store.images[row], segment=phase.segments, classify=phase.classifies)
         outcome: dict[str, object] = {"probability": probabilities.tumor, "classification": targets.label_known[row]}
         if probabilities.mask is not None:
             mask = probabilities.mask >= mask_threshold
@@ -69,11 +77,12 @@ def validate(
             if targets.mask_known[row]:
                 outcome |= pixel_counts(mask, store.masks([int(row)])[0])
         outcomes.append(outcome)
+    outcomes = gather_items(fabric, outcomes)
     cases = make_cases(store.table, rows, outcomes, model=phase.name, split="val")
     known = cases[cases["classification"].fillna(False)]
     threshold = choose_threshold(known["label"].to_numpy(bool), known["probability"].to_numpy(float), sensitivity)
     figures = measure(cases.assign(threshold=threshold, is_tumor=cases["probability"] >= threshold))
     pooled_dice = dice(*cases[["tp", "fp", "fn"]].sum().astype(float))
-    wanted = [pooled_dice] * segment + [figures["roc_auc"].value] * classify
+    wanted = [pooled_dice] * phase.segments + [figures["roc_auc"].value] * phase.classifies
     defined = [value for value in wanted if not math.isnan(value)]
-    return Validation(figures, threshold, float(np.mean(defined)) if defined else 0.0)
+    return Validation(figures, threshold, dice_by_patient(cases), float(np.mean(defined)) if defined else 0.0)

@@ -1,0 +1,180 @@
+"""What each ingredient of the training is worth, and whether joint training keeps what single tasks reach, over seeds.
+
+python benchmarks/ablation.py --data FOLDER --out FOLDER [--seeds 1 2 3] [--variants base ...] [--json FILE]
+
+FOLDER of --data holds `lgg` and `brain_tumor_dataset` (and `brisc2025`, for the variants that add it). Each seed divides the
+patients anew. Variants are compared on validation patients alone; only `base`, with its two single-task models, looks at the
+test patients, whose figures are pooled over the seeds. What is finished in --out is kept: an interrupted call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from machine import Figure, run_benchmark
+
+from slicewise.config import load_config
+from slicewise.console import Display
+from slicewise.data.dataset import find_targets
+from slicewise.evaluation.evaluate import evaluate
+from slicewise.evaluation.metrics import dice_by_patient, measure
+from slicewise.evaluation.statistics import bootstrap_means
+from slicewise.inference.predictor import Predictor
+from slicewise.run import Run
+
+BASE = Path(__file__).with_suffix(".yaml")
+FROM_THE_START = {
+    "no quota of masked slices": ["training.masked_fraction=null"],
+    "loss per slice of the batch": ["training.per_masked_slice=false"],
+    "no empty masks": ["training.empty_masks=false"],
+    "no weight averaging": ["training.ema_decay=0"],
+    "statistics not frozen": ["training.freeze_statistics=false"],
+    "deep supervision": ["model.deep_supervision=2"],
+    "BRISC added, by its size": ["sources.brisc.layout=brisc", "sources.brisc.classification=false"],
+    "BRISC added, drawn alike": [
+        "sources.brisc.layout=brisc",
+        "sources.brisc.classification=false",
+        "training.source_balance=1",
+    ],
+}
+JOINT_ALONE = {
+    "λ 0.1": ["phases.joint.classification_weight=0.1"],
+    "λ 1": ["phases.joint.classification_weight=1"],
+    "uncertainty weighting": ["training.balancing=uncertainty"],
+    "PCGrad": ["training.balancing=pcgrad"],
+    "distillation": ["phases.joint.distillation_weight=1"],
+}
+VARIANTS = {"base": ["training.single_task=true"], **FROM_THE_START, **JOINT_ALONE}
+FIGURES = ("volume_dice", "roc_auc", "false_mask_rate")
+RESAMPLES = 10_000
+
+
+def train(variant: str, seed: int, arguments: argparse.Namespace) -> Run:
+    """The run of a variant; its store and, where they are the same, its first phases are those of the base."""
+    data = arguments.data
+    paths = [f"sources.lgg.path={data / 'lgg'}", f"sources.yes_no.path={data / 'brain_tumor_dataset'}"]
+    if "BRISC" in variant:
+        paths += [f"sources.brisc.path={data / 'brisc2025'}"]
+        paths += [f"clean={arguments.clean}"] if arguments.clean else []
+    config = load_config(BASE, [*VARIANTS[variant], *paths, f"seed={seed}"])
+    folder = arguments.out / f"seed_{seed}" / variant.replace(" ", "_").replace(",", "")
+    display = Display()
+    display.say(f"{variant}, seed {seed}")
+    run = Run.begin(folder, config, display, resume=True)
+    base = arguments.out / f"seed_{seed}" / "base"
+    first = arguments.out / f"seed_{arguments.seeds[0]}" / "base"
+    if variant in JOINT_ALONE:
+        copy(base / "phases" / "segmentation", folder / "phases" / "segmentation")
+        copy(base / "phases" / "classification", folder / "phases" / "classification")
+    if set(config.sources) == {"lgg", "yes_no"}:  # what is read and audited does not depend on the seed
+        for part in ("store", "audit"):
+            copy(first / part, folder / part)
+    run.ingest()
+    run.split()
+    run.train()
+    return run
+
+
+def copy(source: Path, target: Path) -> None:
+    """Whole or not at all; nothing where it is there already, or nothing to copy."""
+    if target.exists() or not source.exists():
+        return
+    temporary = target.with_name(target.name + ".copy")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    temporary.rename(target)
+
+
+def predict(run: Run, folder: str, side: str) -> pd.DataFrame:
+    """Cases of the LGG slices of a side."""
+    file = run.folder / folder / f"{side}.parquet"
+    if not file.is_file():
+        store, sides, sources = run.store(), run.sides(), run.sources()
+        rows = np.flatnonzero((sides == side).to_numpy() & (store.table["source"] == "lgg").to_numpy())
+        predictor = Predictor.from_checkpoint(run.folder / folder)
+        targets = find_targets(store.table, sources)
+        evaluate(predictor, store, targets, rows, model=folder, split=side).to_parquet(file, index=False)
+    return pd.read_parquet(file)
+
+
+def tabulate(cells: list[dict[str, Any]]) -> str:
+    """Mean and range over the seeds, and the difference from the base of the same seed."""
+    table = pd.DataFrame(cells).set_index(["variant", "seed"])
+    differences = table[list(FIGURES)] - table.loc["base", list(FIGURES)]
+    lines = [
+        "| variant | LGG volume Dice | less base | LGG ROC-AUC | less base | false masks | gate |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for variant in table.index.unique("variant"):
+        parts = [variant]
+        for figure in FIGURES:
+            values, against = table.loc[variant, figure], differences.loc[variant, figure]
+            parts.append(f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})")
+            if figure != "false_mask_rate":
+                parts.append(
+                    "" if variant == "base" else f"{against.mean():+.3f} ({against.min():+.3f} to {against.max():+.3f})"
+                )
+        passed = table.loc[variant, "accepted"]
+        parts.append(f"passed {int(passed.sum())} of {len(passed)}")
+        lines.append(f"| {' | '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def compare(runs: list[Run]) -> dict[str, Figure]:
+    """The joint model against the two single-task ones on the test patients of all seeds."""
+    pairs, classified, names = [], [], ("phases/joint", "single_task/segmentation", "single_task/classification")
+    for run in runs:
+        joint, segmentation, classification = (predict(run, name, "test") for name in names)
+        both = pd.concat([dice_by_patient(joint), dice_by_patient(segmentation)], axis=1, keys=["joint", "alone"]).dropna()
+        pairs.append(both.assign(seed=run.config.seed))
+        aucs = [measure(cases)["roc_auc"].value for cases in (joint, classification)]
+        classified.append(aucs)
+    patients = pd.concat(pairs)
+    # A patient who is tested under two seeds is one patient.
+    differences = (patients["joint"] - patients["alone"]).groupby(level=[0, 1]).mean()
+    means = bootstrap_means(differences.to_numpy(float), RESAMPLES, seed=0)
+    low, high = np.quantile(means, (0.025, 0.975))
+    joint_auc, alone_auc = np.mean(classified, axis=0)
+    count = len(differences)
+    return {
+        "test_volume_dice_joint": Figure(float(patients["joint"].mean()), "", count),
+        "test_volume_dice_segmentation_only": Figure(float(patients["alone"].mean()), "", count),
+        "test_volume_dice_difference": Figure(float(differences.mean()), "", count, float(low), float(high)),
+        "test_roc_auc_joint": Figure(float(joint_auc), "", len(runs)),
+        "test_roc_auc_classification_only": Figure(float(alone_auc), "", len(runs)),
+    }
+
+
+def main(arguments: argparse.Namespace) -> dict[str, Figure]:
+    """Train what is missing, then print the table."""
+    cells, bases = [], []
+    for variant in arguments.variants:
+        for seed in arguments.seeds:
+            run = train(variant, seed, arguments)
+            figures = measure(predict(run, "phases/joint", "val"))
+            gate = Predictor.from_checkpoint(run.folder).description.gate or {}
+            values = {name: figures[name].value for name in FIGURES}
+            cells.append({"variant": variant, "seed": seed, "accepted": bool(gate.get("accepted")), **values})
+            if variant == "base":
+                bases.append(run)
+    print(tabulate(cells))
+    n_patients = sum(measure(predict(run, "phases/joint", "val"))["volume_dice"].n_patients for run in bases)
+    return {**compare(bases), "validation_patients": Figure(n_patients, "patients", len(bases))}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Where the data is, and what to train."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with lgg and brain_tumor_dataset")
+    parser.add_argument("--out", type=Path, required=True, help="where runs are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--clean", type=Path, help="cleaned table of an audit of all three sources, for those with BRISC")
+
+
+if __name__ == "__main__":
+    run_benchmark(__doc__, main, add_options)

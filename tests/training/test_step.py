@@ -1,0 +1,129 @@
+"""One step, and the angle between the tasks' gradients."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from slicewise.data.dataset import Batch
+from slicewise.errors import TrainingError
+from slicewise.model.network import MultiTaskUNet
+from slicewise.training import step as room
+from slicewise.training.losses import Objective
+from slicewise.training.phases import plan_phases
+from slicewise.training.processes import open_fabric
+from slicewise.training.step import Learner, gradient_cosine
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    known = torch.ones(4, dtype=torch.bool)
+    return Batch(
+        images=torch.randn(4, 1, 64, 64),
+        masks=(torch.rand(4, 1, 64, 64) > 0.9).float(),
+        mask_known=known,
+        labels=torch.tensor([0.0, 1.0, 1.0, 0.0]),
+        label_known=known,
+    )
+
+
+@pytest.fixture
+def parts(small_config):
+    """Fabric, network, objective and phase of joint training, without dropout."""
+    torch.manual_seed(0)
+    network = MultiTaskUNet(small_config.model.model_copy(update={"dropout": 0.0}))
+    phase = next(phase for phase in plan_phases(small_config) if phase.name == "joint")
+    return open_fabric(small_config.training), network, Objective(phase.config, small_config.training), phase
+
+
+def learner_of(parts, settings, **changes):
+    fabric, network, objective, phase = parts
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    return Learner(fabric, network, optimizer, objective, phase, settings.model_copy(update=changes))
+
+
+def encoder(network):
+    return torch.cat([weight.detach().flatten() for weight in network.encoder.parameters()])
+
+
+def test_the_cosine_is_that_of_gradients_taken_one_by_one(parts, batch):
+    fabric, network, objective, _ = parts
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train()
+    found = gradient_cosine(fabric, network, objective, batch)
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    gradients = []
+    network.eval()
+    for task in ("segmentation", "classification"):
+        network.zero_grad()
+        getattr(objective(network(batch.images), batch), task).backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in network.encoder.parameters()]))
+    expected = gradients[0] @ gradients[1] / (gradients[0].norm() * gradients[1].norm())
+    assert found == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_there_is_no_cosine_without_two_tasks(parts, batch):
+    fabric, network, objective, _ = parts
+    unknown = dataclasses.replace(batch, label_known=torch.zeros(4, dtype=torch.bool))
+    assert gradient_cosine(fabric, network, objective, unknown) is None
+    network.encoder.requires_grad_(False)
+    assert gradient_cosine(fabric, network, objective, batch) is None
+
+
+def test_projected_gradients_do_not_pull_against_either_task(parts, batch, small_config):
+    """With one of the losses turned around, the plain sum of opposed gradients nearly vanishes; the projections are 0."""
+    pytest.importorskip("torchjd", reason="needs torchjd, of slicewise[pcgrad]")
+    _, network, objective, phase = parts
+
+    class Opposed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.phase = objective.phase
+
+        def forward(self, logits, whole, teacher=None):
+            losses = objective(logits, whole)
+            return losses._replace(total=0 * losses.total, classification=-losses.segmentation)
+
+    settings = small_config.training
+    fabric = open_fabric(settings)
+    weights = phase.config.model_copy(update={"classification_weight": 1.0, "segmentation_weight": 1.0})
+    opposed = (fabric, network, Opposed(), dataclasses.replace(phase, config=weights))
+    before = encoder(network)
+    learner_of(opposed, settings, balancing="pcgrad").learn(batch)
+    assert torch.allclose(encoder(network), before, atol=1e-6)
+
+
+def test_projection_leaves_gradients_that_agree_as_they_are(parts, batch, small_config):
+    pytest.importorskip("torchjd", reason="needs torchjd, of slicewise[pcgrad]")
+    _, network, objective, _ = parts
+    cosine = gradient_cosine(open_fabric(small_config.training), network, objective, batch)
+    twin = MultiTaskUNet(small_config.model.model_copy(update={"dropout": 0.0}))
+    twin.load_state_dict(network.state_dict())
+    learner_of(parts, small_config.training).learn(batch)
+    learner_of((parts[0], twin, *parts[2:]), small_config.training, balancing="pcgrad").learn(batch)
+    agree = torch.allclose(encoder(network), encoder(twin), atol=1e-5)
+    assert agree or cosine < 0.2  # measured in evaluation mode, it only suggests the sign
+
+
+def test_sums_are_those_of_the_steps_and_a_bad_loss_is_told(parts, batch, small_config):
+    learner = learner_of(parts, small_config.training)
+    losses = [learner.learn(batch) for _ in range(3)]
+    assert learner.sums.tolist() == pytest.approx([sum(column) for column in zip(*losses, strict=True)])
+    learner.check_finite(0)
+    learner.sums[0] = float("inf")
+    with pytest.raises(TrainingError, match="finite loss in phase joint, epoch 5"):
+        learner.check_finite(4)
+
+
+def test_compilation_without_a_compiler_is_refused(parts, small_config, monkeypatch):
+    monkeypatch.setattr(room.shutil, "which", lambda name: None)
+    with pytest.raises(TrainingError, match=r"C\+\+ compiler"):
+        learner_of(parts, small_config.training, compile=True)
+
+
+def test_pcgrad_without_its_package_is_refused(parts, small_config, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchjd.aggregation", None)
+    with pytest.raises(TrainingError, match=r"slicewise\[pcgrad\]"):
+        learner_of(parts, small_config.training, balancing="pcgrad")

@@ -1,0 +1,79 @@
+"""Trains a phase in as many processes as launched it, and writes what the first of them saw; not a test by itself."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from slicewise.config import Config
+from slicewise.data.dataset import batches, draw_epoch, find_targets
+from slicewise.data.store import SliceStore, checksum_of
+from slicewise.model.network import MultiTaskUNet
+from slicewise.training.loop import train_phase
+from slicewise.training.phases import plan_phases
+from slicewise.training.processes import gather_items, open_fabric, share_of
+from slicewise.training.state import StateKeeper
+from slicewise.training.supervision import Data
+
+
+class Recorder:
+    """Keeps the losses; raises after some steps, on every process alike."""
+
+    def __init__(self, stop_after=None):
+        self.losses, self.stop_after = [], stop_after
+
+    def phase_begins(self, phase, epochs, steps):
+        pass
+
+    def step_ends(self, losses):
+        self.losses.append(losses)
+        if len(self.losses) == self.stop_after:
+            raise KeyboardInterrupt
+
+    def epoch_ends(self, history, network):
+        pass
+
+
+def samples(fabric, config, data):
+    """Checksums of the augmented slices of the first epoch, in the order of the global batches."""
+    key = (config.seed, 3, 1, 0)
+    order = draw_epoch(data.train_rows, data.targets, config.training, key)
+    parts = batches(data.store, data.targets, order, config.training, config.augmentation, key, share=share_of(fabric))
+    return [
+        checksum
+        for batch in parts
+        for checksum in gather_items(
+            fabric, [checksum_of(image.numpy(), mask.numpy()) for image, mask in zip(batch.images, batch.masks, strict=True)]
+        )
+    ]
+
+
+def train(config, store, states, stop_after=None):
+    """One joint phase from fixed weights; returns plain values."""
+    rows = np.arange(len(store))
+    data = Data(store, find_targets(store.table, config.sources), rows[rows % 3 > 0], rows[rows % 3 == 0])
+    fabric = open_fabric(config.training)
+    torch.manual_seed(0)
+    network = MultiTaskUNet(config.model)
+    phase = next(phase for phase in plan_phases(config) if phase.name == "joint")
+    recorder = Recorder(stop_after)
+    seen = samples(fabric, config, data)
+    try:
+        outcome = train_phase(network, phase, config, data, fabric, StateKeeper(states), recorder)
+    except KeyboardInterrupt:
+        return fabric, {"losses": recorder.losses}
+    timing = {"slices_per_s", "duration_s"}
+    history = [{name: value for name, value in row.items() if name not in timing} for row in outcome.history]
+    return fabric, {"losses": recorder.losses, "samples": seen, "history": history, "digest": outcome.digest}
+
+
+if __name__ == "__main__":
+    config_file, store_folder, states_folder, out, steps = sys.argv[1:]
+    given = Config.model_validate_json(Path(config_file).read_text())
+    reached_fabric, reached = train(given, SliceStore(Path(store_folder)), Path(states_folder), int(steps) or None)
+    if reached_fabric.is_global_zero:
+        Path(out).write_text(json.dumps(reached))
+    reached_fabric.barrier()
+    torch.distributed.destroy_process_group()
