@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from slicewise.training.phases import plan_phases
 from slicewise.training.processes import open_fabric
 from slicewise.training.step import Learner
 
-SLICES, SIDE_PX, UNCOUNTED = 256, 256, 6
+SLICES, SIDE_PX, UNCOUNTED, PARALLEL = 256, 256, 6, 2
 PLAIN_WIDTHS = (16, 32, 64, 128, 256, 16)
 KILLED_RUN = """
 name: killed
@@ -161,27 +162,36 @@ def measure_kills(folder: Path, kills: int) -> dict[str, Figure]:
     started = time.perf_counter()
     slicewise("train", whole, stderr=-3).wait()
     duration_s = time.perf_counter() - started
-    expected, generator = _digests(whole), random.Random(20261123)
-    run, killed, finished, mismatches, lost = folder / "run", 0, 0, 0, 0
-    while killed < kills or run.exists():
-        if not run.exists():
-            shutil.copytree(folder / "prepared", run)
-        process = slicewise("train", run, "--resume", stderr=subprocess.PIPE)
-        try:
-            # Most of a process's life is importing; half a training's length reaches every moment of its work.
-            process.communicate(timeout=generator.uniform(0.3, 1.0) * duration_s if killed < kills else 600)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            killed += 1
-            continue
-        finished += 1
-        lost += process.returncode != 0
-        mismatches += sum(_digests(run).get(phase) != digest for phase, digest in expected.items())
-        shutil.rmtree(run)
+    expected = _digests(whole)
+    if len(expected) != 3:
+        raise RuntimeError("the run that is not killed did not end")
+
+    def kill_again_and_again(number: int) -> tuple[int, int, int]:
+        """Kills, runs that ended badly, and digests that differ."""
+        run, generator = folder / f"run_{number}", random.Random(number)
+        killed, lost, mismatches = 0, 0, 0
+        while killed < kills // PARALLEL or run.exists():
+            if not run.exists():
+                shutil.copytree(folder / "prepared", run)
+            process = slicewise("train", run, "--resume", stderr=subprocess.PIPE)
+            patience_s = generator.uniform(0.3, 1.0) * duration_s if killed < kills // PARALLEL else 600
+            try:
+                process.communicate(timeout=patience_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                killed += 1
+                continue
+            lost += process.returncode != 0
+            mismatches += sum(_digests(run).get(phase) != digest for phase, digest in expected.items())
+            shutil.rmtree(run)
+        return killed, lost, mismatches
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        killed, lost, mismatches = map(sum, zip(*pool.map(kill_again_and_again, range(PARALLEL)), strict=True))
     return {
         "kill_resume_mismatches": Figure(mismatches, "digests", killed),
-        "kill_resume_lost": Figure(lost, "runs", finished),
+        "kill_resume_lost": Figure(lost, "runs", killed),
         "killed_training_duration": Figure(duration_s, "s", 1),
     }
 

@@ -162,3 +162,22 @@ def test_a_source_with_one_answer_only_is_warned_of(results, cases):
 def test_files_left_out_are_counted(results, cases):
     results["skipped"] = [{"file": "a.png"}, {"file": "b.png"}]
     assert the_one(texts(results, cases, "warning"), "2 files could not be read")
+
+
+def verdict(low, n_patients=12):
+    return {"difference": 0.013, "low": low, "margin": 0.01, "confidence": 0.95, "n_patients": n_patients}
+
+
+def test_the_gates_verdict_stands_in_the_report(results, cases):
+    assert not any("gate" in text for text in texts(results, cases))
+    joint = results["phases"]["joint"]
+    joint["gate"] = {"accepted": True, "kept": "joint", "attempts": [verdict(-0.004)]}
+    passed = the_one(texts(results, cases, "finding"), "gate is passed")
+    assert "difference +0.013, at least -0.004 with 95.0 % confidence, 12 patients; margin 0.01" in passed
+    joint["gate"] = {"accepted": False, "kept": "classification", "attempts": [verdict(-0.03), verdict(-0.02)]}
+    refused = the_one(texts(results, cases, "warning"), "gate refused")
+    assert "in 2 of 2 attempts" in refused
+    assert "at least -0.020" in refused
+    assert "model of the classification phase is kept" in refused
+    joint["gate"]["attempts"] = [verdict(None, 0)]
+    assert "no patient could be compared" in the_one(texts(results, cases, "warning"), "gate refused")

@@ -104,6 +104,7 @@ def summarize(
             "parameters": description.parameters,
             "epochs": len(description.history),
             "duration_s": description.provenance["duration_s"],
+            **({} if description.gate is None else {"gate": description.gate}),
         }
     results["data"] = _count_data(store.table.assign(side=sides.to_numpy()), sources)
     results["skipped"] = store.description["skipped"]

@@ -35,6 +35,7 @@ def conclude(results: Mapping[str, Any], cases: pd.DataFrame) -> list[Sentence]:
     return [
         *_where(results),
         *_whether(results),
+        *_gate(results),
         *_against_phases(results),
         *_against_single_tasks(results),
         *_worst_patient(cases),
@@ -96,6 +97,33 @@ def _operating_point(results: Mapping[str, Any]) -> Iterator[Sentence]:
     )
     text += "." if specificity["value"] is None else f" at a specificity of {specificity['value']:.3f}."
     yield Sentence("finding", text)
+
+
+def _gate(results: Mapping[str, Any]) -> Iterator[Sentence]:
+    gate = results["phases"]["joint"].get("gate")
+    if gate is None:
+        return
+    last = gate["attempts"][-1]
+    measured = "no patient could be compared"
+    if last["low"] is not None:
+        measured = (
+            f"mean difference {last['difference']:+.3f}, at least {last['low']:+.3f} with {_percent(last['confidence'])} "
+            f"confidence, {last['n_patients']} patients; margin {last['margin']:g}"
+        )
+    if gate["accepted"]:
+        yield Sentence(
+            "finding",
+            f"The gate is passed: on validation patients the joint model's volume Dice is not inferior to the segmentation "
+            f"phase's ({measured}).",
+        )
+    else:
+        count = len(gate["attempts"])
+        yield Sentence(
+            "warning",
+            f"The gate refused joint training in {count} of {count} attempts: no epoch's volume Dice on validation patients was "
+            f"shown not to be inferior to the segmentation phase's (best: {measured}). The model of the {gate['kept']} phase is "
+            "kept in its place.",
+        )
 
 
 def _against_phases(results: Mapping[str, Any]) -> Iterator[Sentence]:
