@@ -120,9 +120,9 @@ def _gate(results: Mapping[str, Any]) -> Iterator[Sentence]:
         count = len(gate["attempts"])
         yield Sentence(
             "warning",
-            f"The gate refused joint training in {count} of {count} attempts: no epoch's volume Dice on validation patients was "
-            f"shown not to be inferior to the segmentation phase's (best: {measured}). The model of the {gate['kept']} phase is "
-            "kept in its place.",
+            f"The gate refused joint training in {count} of {count} attempts: no epoch's volume Dice on validation patients "
+            f"was shown not to be inferior to the segmentation phase's (best: {measured}). The model of the {gate['kept']} "
+            "phase is kept in its place.",
         )
 
 
