@@ -88,6 +88,14 @@ def small_config(tiny):
                     "segmentation_weight": 1.0,
                 },
                 "classification": {"epochs": 1, "classifier_learning_rate": 1e-2, "classification_weight": 1.0},
+                "joint": {
+                    "epochs": 2,
+                    "encoder_learning_rate": 3e-3,
+                    "decoder_learning_rate": 1e-2,
+                    "classifier_learning_rate": 1e-2,
+                    "segmentation_weight": 1.0,
+                    "classification_weight": 0.3,
+                },
             },
         }
     )

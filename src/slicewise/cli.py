@@ -180,7 +180,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and the time it would take.")] = False,
     devices: Annotated[int | None, typer.Option("--devices", min=1, help="Processes on this machine, one a device.")] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Machines; start torchrun on each.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="32-true, bf16-mixed or 16-mixed.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="32-true or bf16-mixed.")] = None,
 ) -> None:
     """Train the phases that have no checkpoint yet."""
     options = {"devices": devices, "nodes": nodes, "precision": precision}

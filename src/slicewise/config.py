@@ -240,7 +240,7 @@ class TrainingConfig(_Section):
     """Epochs without a better validation figure after which a phase ends early."""
     save_interval_s: Annotated[float, Field(ge=0)] = 300.0
     """Longest time between two states on disk; one is also saved after every epoch."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Lightning Fabric's precision; on the CPUs measured so far bf16-mixed did not help training."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Lightning Fabric's accelerator."""

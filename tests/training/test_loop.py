@@ -123,6 +123,29 @@ def test_an_interrupted_phase_ends_with_the_same_bits(small_config, data, tmp_pa
     ]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 7},
+        {"training": {"batch_size": 2}},
+        {"augmentation": {"noise": 0.3}},
+        {"phases": {"segmentation": {"epochs": 5}}},
+    ],
+)
+def test_other_settings_are_not_gone_on_with(small_config, data, tmp_path, change):
+    config = with_training(small_config, save_interval_s=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data, "segmentation", tmp_path / "states", Interrupted(after_steps=2))
+    tree = config.model_dump()
+    for section, values in change.items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            tree[section][name] = tree[section][name] | value if isinstance(value, dict) else value
+        tree[section] = tree[section] if isinstance(values, dict) else values
+    with pytest.raises(TrainingError, match=r"begun with.*remove"):
+        train(type(config).model_validate(tree), data, "segmentation", tmp_path / "states")
+    train(with_training(config, save_interval_s=99), data, "segmentation", tmp_path / "states")
+
+
 def test_a_damaged_state_costs_the_steps_since_the_one_before(small_config, data, tmp_path):
     config = with_training(small_config, save_interval_s=0)
     _, outcome = train(config, data, "segmentation", tmp_path / "whole")

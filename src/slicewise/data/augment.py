@@ -176,11 +176,11 @@ def _detect(signal: Tensor, air: float, span: float, config: AugmentationConfig,
     """
     gain = 1 + config.contrast * generator.uniform(-1, 1)
     offset = config.contrast * generator.uniform(-1, 1)
-    deviation = config.noise * generator.random()
+    deviation = config.noise * generator.random()  # what follows is the last draw, and may be left out
     if deviation > 0:
-        noise = torch.from_numpy(_normals((2, *signal.shape), generator)).to(signal.device).mul_(deviation / span)
-        real, imaginary = noise
-        signal = real.add_(signal).square_().addcmul_(imaginary, imaginary).sqrt_()
+        real, imaginary = torch.from_numpy(_normals((2, *signal.shape), generator)).to(signal.device)
+        share = deviation / span
+        signal = signal.add(real, alpha=share).square_().add_(imaginary.square_(), alpha=share**2).sqrt_()
     return signal * (gain * span) + (gain * air + offset)
 
 

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slicewise.config import Config
 from slicewise.data.dataset import Batch, batches, count_steps, draw_epoch
-from slicewise.errors import StoppedError
+from slicewise.errors import StoppedError, TrainingError
 from slicewise.model.network import PARTS, MultiTaskUNet
 from slicewise.training.gate import Gate, Verdict
 from slicewise.training.interruption import listen_for_stop
@@ -95,8 +95,8 @@ def train_phase(
         teacher: Whose masks the phase distills, where it distills.
 
     Raises:
-        TrainingError: A side has too little to learn from or to validate on, a state cannot be saved, or the loss is no
-            longer finite.
+        TrainingError: A side has too little to learn from or to validate on, the state was begun with other settings, a
+            state cannot be saved, or the loss is no longer finite.
         StoppedError: SIGTERM or Ctrl-C; the state is on disk.
     """
     settings = config.training
@@ -124,6 +124,7 @@ def train_phase(
     learner = Learner(fabric, network, optimizer, objective, phase, settings, teacher)
     progress = _Progress()
     if (state := fabric.broadcast(keeper.load() if fabric.is_global_zero else None)) is not None:
+        _check_same(state["settings"], _settings_of(config, phase, data), phase, keeper)
         for name, module in modules.items():
             module.load_state_dict(state[name])
         progress = _Progress(**state["progress"])
@@ -144,7 +145,8 @@ def train_phase(
         learner.check_finite(progress.epoch)
         if fabric.is_global_zero:
             states = {name: module.state_dict() for name, module in modules.items()}
-            keeper.save({"progress": asdict(progress), **states}, progress.epoch * steps + progress.step)
+            begun_with = {"settings": _settings_of(config, phase, data), "progress": asdict(progress)}
+            keeper.save(begun_with | states, progress.epoch * steps + progress.step)
 
     watcher.phase_begins(phase, phase.config.epochs, steps)
     check(data.val_rows[:_SANITY_SLICES])  # what is broken in validation shall not cost an epoch first
@@ -256,6 +258,28 @@ class _Progress:
     def timed_history(self) -> list[dict[str, Any]]:
         """The history with its timings."""
         return [row | timing for row, timing in zip(self.history, self.timings, strict=True)]
+
+
+def _settings_of(config: Config, phase: Phase, data: Data) -> dict[str, Any]:
+    """Everything that the weights follow from, as plain values."""
+    training = config.training.model_dump(mode="json", exclude={"save_interval_s", "single_task"})
+    return {
+        "seed": config.seed,
+        "data": data.store.fingerprint,
+        **{f"training.{name}": value for name, value in training.items()},
+        **{f"phases.{phase.name}.{name}": value for name, value in phase.config.model_dump(mode="json").items()},
+        **{f"model.{name}": value for name, value in config.model.model_dump(mode="json").items()},
+        **{f"augmentation.{name}": value for name, value in config.augmentation.model_dump(mode="json").items()},
+    }
+
+
+def _check_same(begun: dict[str, Any], now: dict[str, Any], phase: Phase, keeper: StateKeeper) -> None:
+    changed = [f"{name}={begun.get(name)}" for name in now if begun.get(name) != now[name]]
+    if changed:
+        raise TrainingError(
+            f"Expected the settings that the interrupted training of phase {phase.name} was begun with, among them "
+            f"{', '.join(changed)}, got others. Give these, or remove {keeper.folder} to begin the phase again."
+        )
 
 
 def _low(verdict: dict[str, Any] | None) -> float:
