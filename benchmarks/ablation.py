@@ -65,9 +65,11 @@ def train(variant: str, seed: int, arguments: argparse.Namespace) -> Run:
     folder = arguments.out / f"seed_{seed}" / variant.replace(" ", "_").replace(",", "")
     display = Display()
     display.say(f"{variant}, seed {seed}")
-    run = Run.begin(folder, config, display, resume=True)
+    if folder.exists() and not (folder / "config.yaml").is_file():  # interrupted before it was begun
+        shutil.rmtree(folder)
     base = arguments.out / f"seed_{seed}" / "base"
     first = arguments.out / f"seed_{arguments.seeds[0]}" / "base"
+    run = Run.begin(folder, config, display, resume=True)
     if variant in JOINT_ALONE:
         copy(base / "phases" / "segmentation", folder / "phases" / "segmentation")
         copy(base / "phases" / "classification", folder / "phases" / "classification")
@@ -153,7 +155,8 @@ def compare(runs: list[Run]) -> dict[str, Figure]:
 def main(arguments: argparse.Namespace) -> dict[str, Figure]:
     """Train what is missing, then print the table."""
     cells, bases = [], []
-    for variant in arguments.variants:
+    # The base comes first: the others are compared with it, and some start from its phases.
+    for variant in dict.fromkeys(["base", *arguments.variants]):
         for seed in arguments.seeds:
             run = train(variant, seed, arguments)
             figures = measure(predict(run, "phases/joint", "val"))

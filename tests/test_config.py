@@ -239,3 +239,33 @@ def test_values_are_frozen():
     config = Config(phantom=PhantomConfig())
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {batch_size: 6, devices: 4}", "multiple of devices × nodes"),
+        ("training: {balancing: pcgrad, batch_size: 4, devices: 2}", "pcgrad needs devices=1"),
+        ("training: {balancing: pcgrad, precision: bf16-mixed}", "pcgrad needs devices=1"),
+        ("model: {deep_supervision: 4}", "at most 3"),
+        ("phases: {segmentation: {encoder_learning_rate: 0}}", "single_task needs"),
+        ("phases: {joint: {segmentation_weight: 0}}", "single_task needs"),
+        ("phases: {classification: {classifier_learning_rate: 0}}", "classifier, encoder"),
+        ("gate: {confidence: 0.4}", "confidence"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(written, text, message):
+    with pytest.raises(ConfigError, match=message):
+        written(f"phantom: {{}}\n{text}")
+    written("phantom: {}\ntraining: {single_task: false}\nphases: {segmentation: {encoder_learning_rate: 0}}")
+
+
+def test_a_loss_reaches_its_parts_alone():
+    both = {"encoder_learning_rate": 1, "decoder_learning_rate": 1, "classifier_learning_rate": 1}
+    assert PhaseConfig(**both, segmentation_weight=1).reached_parts == {"encoder", "decoder"}
+    assert PhaseConfig(**both, classification_weight=1).reached_parts == {"encoder", "classifier"}
+    assert PhaseConfig(**both, classification_weight=1, segmentation_weight=1).reached_parts == {
+        "encoder",
+        "decoder",
+        "classifier",
+    }

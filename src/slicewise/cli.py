@@ -191,10 +191,12 @@ def train(
         return
     from slicewise.training.processes import is_launched, launch
 
+    if not (resume or is_launched()):
+        opened.refuse_interrupted(only=phase)
     training = opened.config.training
     if training.devices > 1 and training.nodes == 1 and not is_launched():
         sys.exit(launch(sys.argv[1:], training.devices))
-    opened.train(only=phase, init_from=init_from, resume=resume or is_launched())
+    opened.train(only=phase, init_from=init_from)
 
 
 @app.command()

@@ -125,7 +125,7 @@ class AugmentationConfig(_Section):
     """Magnification, log-uniform in 1/(1 + scale) to 1 + scale."""
     shift: Fraction = 0.05
     """Translation as a share of the image side, uniform in ±."""
-    elastic: Annotated[float, Field(ge=0, le=0.03)] = 0.02
+    elastic: Annotated[float, Field(ge=0, le=0.03)] = 0.015
     """Displacement of a coarse grid's points as a share of the image side, uniform in ±; beyond 0.03 tissue could fold."""
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Exponent of the intensity curve, log-uniform in 1/(1 + gamma) to 1 + gamma."""
@@ -175,13 +175,20 @@ class PhaseConfig(_Section):
     distillation_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the loss that holds the masks to those of the segmentation phase, on every slice; 0 leaves it out."""
 
+    @property
+    def reached_parts(self) -> frozenset[str]:
+        """The parts of the network that a loss of this phase depends on."""
+        drawing = ("encoder", "decoder") if self.segmentation_weight > 0 else ()
+        deciding = ("encoder", "classifier") if self.classification_weight > 0 else ()
+        return frozenset(drawing + deciding)
+
     @model_validator(mode="after")
     def _learns_something(self) -> PhaseConfig:
-        rates = (self.encoder_learning_rate, self.decoder_learning_rate, self.classifier_learning_rate)
-        if not any(rates):
-            raise ValueError("a phase needs at least one learning rate above 0")
         if not (self.segmentation_weight or self.classification_weight):
             raise ValueError("a phase needs segmentation_weight or classification_weight above 0")
+        if not any(getattr(self, f"{part}_learning_rate") for part in self.reached_parts):
+            parts = ", ".join(sorted(self.reached_parts))
+            raise ValueError(f"a phase needs a learning rate above 0 for a part that its losses reach ({parts})")
         return self
 
 
@@ -258,8 +265,8 @@ class TrainingConfig(_Section):
         processes = self.devices * self.nodes
         if self.batch_size % processes:
             raise ValueError(f"batch_size must be a multiple of devices × nodes ({processes}), got {self.batch_size}")
-        if self.balancing == "pcgrad" and processes > 1:
-            raise ValueError("balancing by pcgrad needs devices=1 and nodes=1")
+        if self.balancing == "pcgrad" and (processes > 1 or self.precision != "32-true"):
+            raise ValueError("balancing by pcgrad needs devices=1, nodes=1 and precision=32-true")
         return self
 
 
@@ -333,6 +340,16 @@ class Config(_Section):
     def _has_data(self) -> Config:
         if bool(self.sources) == (self.phantom is not None):
             raise ValueError("give either sources or phantom, not both and not neither")
+        joint = self.phases.joint
+        if self.training.single_task and not (
+            self.phases.segmentation.encoder_learning_rate
+            and joint.segmentation_weight
+            and (joint.encoder_learning_rate or joint.decoder_learning_rate)
+        ):
+            raise ValueError(
+                "training.single_task needs phases.segmentation.encoder_learning_rate above 0 and a joint phase that "
+                "segments; set it to false"
+            )
         if self.model.deep_supervision > len(self.model.widths) - 2:
             raise ValueError(f"model.deep_supervision must leave the finest map, at most {len(self.model.widths) - 2}")
         return self

@@ -171,32 +171,40 @@ class Run:
         self.display.say(f"  patients: {', '.join(f'{side} {counts.get(side, 0)}' for side in SIDES)}")
         return split
 
-    def train(self, *, only: str | None = None, init_from: Path | None = None, resume: bool = True) -> None:
-        """Train every phase that has no checkpoint yet, or the one that is named.
+    def train(self, *, only: str | None = None, init_from: Path | None = None) -> None:
+        """Train every phase that has no checkpoint yet, or the one that is named; go on with what was interrupted.
 
         Raises:
-            InputError: The store has changed; a training was interrupted and ``resume`` is off.
+            InputError: The store has changed.
             TrainingError: As `slicewise.training.trainer.train_run`.
         """
-        from slicewise.training.trainer import gather_data, is_interrupted, select_phases, train_run
+        from slicewise.training.trainer import gather_data, train_run
 
-        if not resume:
-            for phase in select_phases(self.config, only):
-                if is_interrupted(self.folder, phase):
-                    states = self.folder / phase.folder / "states"
-                    raise InputError(
-                        f"Expected no interrupted training of phase {phase.name}, {states} holds one. Add --resume to go on "
-                        "with it, or remove that folder to begin the phase again."
-                    )
         store, sides = self.store(), self.sides()
         store.check_pixels()
-        if load_config(self.folder / "config.yaml") != self.config:
-            write_atomically(self.folder / "config.yaml", lambda temporary: save_config(self.config, temporary))
         data = gather_data(self.sources(), store, sides)
-        train_run(self.folder, self.config, data, sides, self.display, only=only, init_from=init_from)
+        train_run(
+            self.folder, self.config, data, sides, self.display, only=only, init_from=init_from, accept=self._keep_settings
+        )
+
+    def refuse_interrupted(self, *, only: str | None = None) -> None:
+        """Training is not begun where one was interrupted, unless one says so.
+
+        Raises:
+            InputError: There is the state of an interrupted training.
+        """
+        from slicewise.training.trainer import is_interrupted, select_phases
+
+        for phase in select_phases(self.config, only):
+            if is_interrupted(self.folder, phase):
+                states = self.folder / phase.folder / "states"
+                raise InputError(
+                    f"Expected no interrupted training of phase {phase.name}, {states} holds one. Add --resume to go on "
+                    "with it, or remove that folder to begin the phase again."
+                )
 
     def plan(self, *, only: str | None = None) -> str:
-        """What `train` would do, in words; a few steps are taken on noise to estimate the time."""
+        """What `train` would do, in words; a few steps are taken, and forgotten, to estimate the time."""
         from slicewise.training.plan import describe_plan
         from slicewise.training.trainer import gather_data, select_phases
 
@@ -291,6 +299,11 @@ class Run:
             "phantom_studies": SourceConfig(layout="brats", path=cohort / "studies"),
             "phantom_pictures": SourceConfig(layout="labelled_folders", path=cohort / "pictures"),
         }
+
+    def _keep_settings(self) -> None:
+        """What a training was accepted with is what its run is of."""
+        if load_config(self.folder / "config.yaml") != self.config:
+            write_atomically(self.folder / "config.yaml", lambda temporary: save_config(self.config, temporary))
 
     def _train_all(self) -> None:
         """In this process, or in one a device."""

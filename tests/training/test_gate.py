@@ -44,16 +44,23 @@ def test_the_lower_end_is_that_of_the_normal_distribution_for_many_patients():
     assert verdict.difference == pytest.approx(differences.mean())
 
 
-def test_patients_are_matched_by_name_and_undefined_ones_left_out():
-    reference = dice([0.5, 0.6, np.nan, 0.8])
-    model = dice([0.5, np.nan, 0.7, 0.8]).iloc[::-1]
-    verdict = Gate(reference, GateConfig(), seed=0).judge(model)
-    assert (verdict.accepted, verdict.difference, verdict.n_patients) == (True, 0, 2)
+def test_patients_are_matched_by_name():
+    reference = dice([0.5, 0.6, 0.8])
+    verdict = Gate(reference, GateConfig(), seed=0).judge(reference.iloc[::-1])
+    assert (verdict.accepted, verdict.difference, verdict.n_patients) == (True, 0, 3)
 
 
-def test_without_a_patient_the_gate_stays_closed():
-    verdict = judge([np.nan], [0.5])
-    assert (verdict.accepted, verdict.difference, verdict.low, verdict.n_patients) == (False, None, None, 0)
+def test_a_mask_where_there_was_rightly_none_counts_as_lost():
+    """Nothing outlined and nothing drawn: undefined for the reference, and 0 for the model that draws something."""
+    verdict = judge([0.8, 0.0, np.nan], [0.8, np.nan, np.nan])
+    assert verdict.difference == pytest.approx(-1 / 2)
+    assert not verdict.accepted
+
+
+@pytest.mark.parametrize("values", [[], [0.5]])
+def test_with_fewer_than_two_patients_the_gate_stays_closed(values):
+    verdict = judge(values, values)
+    assert (verdict.accepted, verdict.difference, verdict.low, verdict.n_patients) == (False, None, None, len(values))
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.floats(0, 0.2))

@@ -13,6 +13,7 @@ from slicewise.data.dataset import find_targets
 from slicewise.errors import StoppedError, TrainingError
 from slicewise.model.network import PARTS, MultiTaskUNet
 from slicewise.training.gate import Gate
+from slicewise.training.interruption import StopRequest, listen_for_stop
 from slicewise.training.loop import train_phase
 from slicewise.training.phases import plan_phases
 from slicewise.training.processes import open_fabric
@@ -112,9 +113,7 @@ def test_an_interrupted_phase_ends_with_the_same_bits(small_config, data, tmp_pa
     whole, outcome = train(small_config, data, "joint", tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(config, data, "joint", tmp_path / "broken", Interrupted(after_steps))
-    other = MultiTaskUNet(small_config.model)  # random weights: all that counts must come from the state, where there is one
-    start = other if StateKeeper(tmp_path / "broken").exists else None
-    resumed, again = train(config, data, "joint", tmp_path / "broken", network=start)
+    resumed, again = train(config, data, "joint", tmp_path / "broken")
     assert equal(whole.state_dict(), resumed.state_dict())
     assert outcome.digest == again.digest
     timing = {"slices_per_s", "duration_s"}
@@ -153,7 +152,7 @@ def test_a_damaged_state_costs_the_steps_since_the_one_before(small_config, data
         train(config, data, "segmentation", tmp_path / "broken", Interrupted(after_steps=4))
     newest = max((tmp_path / "broken").iterdir())
     newest.write_bytes(newest.read_bytes()[:-100])
-    _, again = train(config, data, "segmentation", tmp_path / "broken", network=MultiTaskUNet(config.model))
+    _, again = train(config, data, "segmentation", tmp_path / "broken")
     assert outcome.digest == again.digest
 
 
@@ -166,13 +165,36 @@ def test_a_signal_ends_the_training_with_its_state_on_disk(small_config, data, t
 
     states = tmp_path / "states"
     before = signal.getsignal(number)
-    with pytest.raises(StoppedError, match=rf"{number.name} in phase segmentation, epoch 1, step 1 of 2.*--resume") as stop:
-        train(small_config, data, "segmentation", states, Signalled())
+    expected = rf"{number.name} in phase segmentation, epoch 1, step 1 of 2.*--resume"
+    with listen_for_stop() as request, pytest.raises(StoppedError, match=expected) as stop:
+        train(small_config, data, "segmentation", states, Signalled(), stop=request)
     assert stop.value.signal == number
     assert signal.getsignal(number) is before
-    _, resumed = train(small_config, data, "segmentation", states, network=MultiTaskUNet(small_config.model))
+    _, resumed = train(small_config, data, "segmentation", states)
     _, whole = train(small_config, data, "segmentation", tmp_path / "whole")
     assert resumed.digest == whole.digest
+
+
+def test_a_signal_during_validation_is_not_lost(small_config, data, tmp_path, monkeypatch):
+    from slicewise.training import loop
+
+    validate = loop.validate
+
+    def asked(*args, **kwargs):
+        request.signal = signal.SIGTERM
+        return validate(*args, **kwargs)
+
+    request = StopRequest()
+    # The first look is that before the first epoch.
+    monkeypatch.setattr(loop, "validate", lambda *args, **kwargs: (asked if len(args[5]) > 2 else validate)(*args, **kwargs))
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        train(with_one_epoch(small_config), data, "segmentation", tmp_path / "states", stop=request)
+    assert StateKeeper(tmp_path / "states").load()["progress"]["epoch"] == 1
+
+
+def with_one_epoch(config):
+    phase = config.phases.segmentation.model_copy(update={"epochs": 1})
+    return config.model_copy(update={"phases": config.phases.model_copy(update={"segmentation": phase})})
 
 
 def gate_with(reference, margin=0.01):
@@ -312,9 +334,19 @@ def test_a_full_disk_ends_the_training_with_the_state_before(small_config, data,
         train(config, data, "segmentation", states)
     assert [file.name for file in sorted(states.iterdir())] == ["step_000000001.state", "step_000000002.state"]
     monkeypatch.undo()
-    _, resumed = train(config, data, "segmentation", states, network=MultiTaskUNet(config.model))
+    _, resumed = train(config, data, "segmentation", states)
     _, whole = train(config, data, "segmentation", tmp_path / "whole")
     assert resumed.digest == whole.digest
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_state(small_config, data, tmp_path):
+    """The loss is that of the forward pass, and as finite as ever."""
+    network, states = fresh_network(small_config), tmp_path / "states"
+    weight = next(network.encoder.parameters())
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match="finite gradient in phase segmentation, epoch 1"):
+        train(with_training(small_config, save_interval_s=0), data, "segmentation", states, network=network)
+    assert not states.exists()
 
 
 def test_a_loss_that_is_not_finite_spoils_no_state(small_config, data, tmp_path):
@@ -326,9 +358,6 @@ def test_a_loss_that_is_not_finite_spoils_no_state(small_config, data, tmp_path)
     network, states = fresh_network(small_config), tmp_path / "states"
     with pytest.raises(TrainingError, match="epoch 2"):
         train(with_training(small_config, save_interval_s=0), data, "segmentation", states, Spoiled(), network)
-    assert [file.name for file in states.iterdir()] == ["step_000000001.state", "step_000000002.state"][
-        -len(list(states.iterdir())) :
-    ]
     state = StateKeeper(states).load()
     assert all(torch.isfinite(weight).all() for weight in state["network"].values())
 

@@ -65,8 +65,12 @@ def test_two_processes_see_what_one_sees_and_end_where_they_were_killed(config, 
     # Rounding grows from step to step; the first two have hardly had the time.
     for ours, theirs in zip(alone["losses"][:2], whole["losses"][:2], strict=True):
         assert theirs == pytest.approx(ours, rel=2e-4)
-    for ours, theirs in zip(alone["history"], whole["history"], strict=True):
-        assert theirs["val_roc_auc"] == pytest.approx(ours["val_roc_auc"], abs=0.1)
+    # AdamW and clipping would hide a gradient of another scale.
+    assert whole["gradient_norm"] == pytest.approx(alone["gradient_norm"], rel=1e-3)
+    figures = [name for name in alone["validation"] if alone["validation"][name]["value"] is not None]
+    assert figures
+    for name in figures:  # of the same weights, on the same slices: exact, but for rounding
+        assert whole["validation"][name] == pytest.approx(alone["validation"][name], abs=1e-6), name
     launch("broken", steps=3)
     assert launch("broken")["digest"] == whole["digest"]
 
@@ -75,6 +79,16 @@ def test_another_number_of_processes_than_configured_is_refused(config):
     training = config.training.model_copy(update={"devices": 2})
     with pytest.raises(TrainingError, match=r"Expected 2 × 1 processes.*got 1.*--devices"):
         open_fabric(training)
+
+
+def test_large_means_cost_the_statistics_no_precision(monkeypatch):
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: None)
+    plain, together = nn.Sequential(nn.BatchNorm2d(3)), nn.Sequential(nn.BatchNorm2d(3))
+    synchronize_statistics(together)
+    images = 100 + 0.01 * torch.randn(8, 3, 16, 16)
+    for network in (plain, together):
+        network[0].running_mean.fill_(100.0)
+    torch.testing.assert_close(together(images), plain(images), rtol=1e-2, atol=1e-2)
 
 
 def test_synchronized_statistics_of_one_process_are_batchnorms(monkeypatch):

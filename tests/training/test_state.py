@@ -38,6 +38,18 @@ def test_a_damaged_state_is_passed_over(keeper, damage):
     assert digest_of(keeper.load()) == digest_of(state(1))
 
 
+def test_a_damaged_newest_state_does_not_push_out_the_good_ones(keeper):
+    keeper.save(state(9), 9)
+    keeper.save(state(10), 10)
+    newest = max(keeper.folder.iterdir())
+    newest.write_bytes(b"damaged")
+    keeper.load()
+    keeper.save(state(95), 9)
+    keeper.save(state(96), 8)
+    assert digest_of(keeper.load()) == digest_of(state(95))
+    assert len(list(keeper.folder.iterdir())) == 2
+
+
 def test_damaged_states_alone_are_refused_and_stay(keeper):
     keeper.save(state(1), 1)
     (file,) = keeper.folder.iterdir()

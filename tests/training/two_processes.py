@@ -12,10 +12,13 @@ from slicewise.data.dataset import batches, draw_epoch, find_targets
 from slicewise.data.store import SliceStore, checksum_of
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training.loop import train_phase
+from slicewise.training.losses import Objective
 from slicewise.training.phases import plan_phases
-from slicewise.training.processes import gather_items, open_fabric, share_of
+from slicewise.training.processes import gather_items, open_fabric, share_of, synchronize_statistics
 from slicewise.training.state import StateKeeper
+from slicewise.training.step import Learner
 from slicewise.training.supervision import Data
+from slicewise.training.validate import validate
 
 
 class Recorder:
@@ -50,23 +53,47 @@ def samples(fabric, config, data):
     ]
 
 
+def gradient_norm(fabric, network, phase, config, data):
+    """Of the first batch, as the first step would clip it."""
+    if fabric.world_size > 1:
+        synchronize_statistics(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    settings = config.training.model_copy(update={"gradient_clip_norm": 1e9})
+    learner = Learner(fabric, network, optimizer, Objective(phase.config, settings), phase, settings)
+    key = (config.seed, 3, 1, 0)
+    order = draw_epoch(data.train_rows, data.targets, settings, key)
+    learner.learn(next(batches(data.store, data.targets, order, settings, config.augmentation, key, share=share_of(fabric))))
+    return float(torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]).norm())
+
+
 def train(config, store, states, stop_after=None):
     """One joint phase from fixed weights; returns plain values."""
     rows = np.arange(len(store))
     data = Data(store, find_targets(store.table, config.sources), rows[rows % 3 > 0], rows[rows % 3 == 0])
     fabric = open_fabric(config.training)
     torch.manual_seed(0)
-    network = MultiTaskUNet(config.model)
+    network, twin = MultiTaskUNet(config.model), MultiTaskUNet(config.model)
     phase = next(phase for phase in plan_phases(config) if phase.name == "joint")
     recorder = Recorder(stop_after)
     seen = samples(fabric, config, data)
+    figures = validate(
+        network.eval(), phase, fabric, store, data.targets, data.val_rows, mask_threshold=0.1, sensitivity=0.9
+    ).figures
+    norm = gradient_norm(fabric, twin, phase, config, data)
     try:
         outcome = train_phase(network, phase, config, data, fabric, StateKeeper(states), recorder)
     except KeyboardInterrupt:
         return fabric, {"losses": recorder.losses}
     timing = {"slices_per_s", "duration_s"}
     history = [{name: value for name, value in row.items() if name not in timing} for row in outcome.history]
-    return fabric, {"losses": recorder.losses, "samples": seen, "history": history, "digest": outcome.digest}
+    return fabric, {
+        "losses": recorder.losses,
+        "samples": seen,
+        "history": history,
+        "digest": outcome.digest,
+        "gradient_norm": norm,
+        "validation": {name: figure.to_json() for name, figure in figures.items()},
+    }
 
 
 if __name__ == "__main__":

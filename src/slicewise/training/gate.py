@@ -13,6 +13,8 @@ from slicewise.evaluation.statistics import bootstrap_means
 
 __all__ = ["Gate", "Verdict"]
 
+_FEWEST_PATIENTS = 2  # one alone has no spread
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -21,7 +23,7 @@ class Verdict:
     accepted: bool
     """``low`` is at least minus ``margin``."""
     difference: float | None
-    """Mean over patients of volume Dice, the model's less the reference's; None where no patient is defined for both."""
+    """Mean over patients of volume Dice, the model's less the reference's; None with fewer than two."""
     low: float | None
     """Lower end of its one-sided interval."""
     margin: float
@@ -54,9 +56,11 @@ class Gate:
     def judge(self, dice: pd.Series[float]) -> Verdict:
         """Judge a model by its volume Dice by patient."""
         config = self.config
-        both = pd.concat([dice, self.reference], axis=1, keys=["model", "reference"]).dropna()
-        if both.empty:
-            return Verdict(False, None, None, config.margin, config.confidence, 0)
+        both = pd.concat([dice, self.reference], axis=1, keys=["model", "reference"]).dropna(how="all")
+        # Dice is undefined where nothing is outlined and nothing was drawn: that is right, and a mask there is wrong.
+        both = both.fillna(1.0)
+        if len(both) < _FEWEST_PATIENTS:
+            return Verdict(False, None, None, config.margin, config.confidence, len(both))
         differences = (both["model"] - both["reference"]).to_numpy(float)
         means = bootstrap_means(differences, config.resamples, self.seed)
         low = float(np.quantile(means, 1 - config.confidence))

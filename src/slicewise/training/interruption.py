@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a training at the next step, with its state on disk."""
+"""SIGTERM and Ctrl-C end a training after the step or epoch that is going on, with its state on disk."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from signal import SIGTERM
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,13 +19,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slicewise.config import Config
 from slicewise.data.dataset import Batch, batches, count_steps, draw_epoch
+from slicewise.data.store import checksum_of
 from slicewise.errors import StoppedError, TrainingError
 from slicewise.model.network import PARTS, MultiTaskUNet
 from slicewise.training.gate import Gate, Verdict
-from slicewise.training.interruption import listen_for_stop
+from slicewise.training.interruption import StopRequest
 from slicewise.training.losses import Objective
 from slicewise.training.phases import Phase
-from slicewise.training.processes import share_of, synchronize_statistics
+from slicewise.training.processes import agree, share_of, synchronize_statistics
 from slicewise.training.state import StateKeeper, digest_of
 from slicewise.training.step import Learner, gradient_cosine
 from slicewise.training.supervision import Data, check_supervision, supervised_rows
@@ -50,7 +52,7 @@ class Outcome:
     duration_s: float
     """Training and validation, interruptions left out."""
     digest: str
-    """SHA-256 of the last state: weights, optimizer, averages, history."""
+    """SHA-256 of the last state: weights, optimizer, averages, history, and what is kept."""
 
 
 class Watcher(Protocol):
@@ -77,6 +79,7 @@ def train_phase(
     *,
     gate: Gate | None = None,
     teacher: MultiTaskUNet | None = None,
+    stop: StopRequest | None = None,
 ) -> Outcome:
     """Train what the phase trains, keep the epoch that validates best.
 
@@ -93,13 +96,14 @@ def train_phase(
         watcher: Told of each step and epoch.
         gate: An epoch that it refuses cannot be the best.
         teacher: Whose masks the phase distills, where it distills.
+        stop: Looked at after every step and epoch.
 
     Raises:
         TrainingError: A side has too little to learn from or to validate on, the state was begun with other settings, a
             state cannot be saved, or the loss is no longer finite.
         StoppedError: SIGTERM or Ctrl-C; the state is on disk.
     """
-    settings = config.training
+    settings, stop = config.training, stop or StopRequest()
     check_supervision(phase, data)
     rows = supervised_rows(data.train_rows, data.targets, phase)
     if fabric.world_size > 1:
@@ -123,11 +127,13 @@ def train_phase(
     }
     learner = Learner(fabric, network, optimizer, objective, phase, settings, teacher)
     progress = _Progress()
+    begun_with = _settings_of(config, phase, data, network)
     if (state := fabric.broadcast(keeper.load() if fabric.is_global_zero else None)) is not None:
-        _check_same(state["settings"], _settings_of(config, phase, data), phase, keeper)
+        _check_same(state["settings"], begun_with, phase, keeper)
         for name, module in modules.items():
             module.load_state_dict(state[name])
         progress = _Progress(**state["progress"])
+        learner.sums += torch.tensor(progress.loss_sums).to(learner.sums)
 
     def check(rows: Any) -> Validation:
         return validate(
@@ -144,65 +150,73 @@ def train_phase(
     def save() -> None:
         learner.check_finite(progress.epoch)
         if fabric.is_global_zero:
+            progress.loss_sums = learner.sums.tolist()
             states = {name: module.state_dict() for name, module in modules.items()}
-            begun_with = {"settings": _settings_of(config, phase, data), "progress": asdict(progress)}
-            keeper.save(begun_with | states, progress.epoch * steps + progress.step)
+            states |= {"settings": begun_with, "progress": asdict(progress)}
+            keeper.save(states, progress.epoch * steps + progress.step)
+
+    def stop_if_asked() -> None:
+        if agree(fabric, stop.signal is not None):
+            save()
+            number = stop.signal or SIGTERM  # another process may have received it
+            raise StoppedError(
+                f"Stopped by {number.name} in phase {phase.name}, epoch {progress.epoch + 1}, step {progress.step} of "
+                f"{steps}. The state is in {keeper.folder}; go on with --resume.",
+                number,
+            )
 
     watcher.phase_begins(phase, phase.config.epochs, steps)
     check(data.val_rows[:_SANITY_SLICES])  # what is broken in validation shall not cost an epoch first
-    with listen_for_stop() as stop:
-        while progress.epoch < phase.config.epochs and progress.epochs_without_gain < settings.patience:
-            key = (config.seed, phase.number, phase.attempt, progress.epoch)
-            order = draw_epoch(rows, data.targets, settings, key)
-            _train_mode(network, phase, freeze_statistics=settings.freeze_statistics)
-            started = saved = time.perf_counter()
+    while progress.epoch < phase.config.epochs and progress.epochs_without_gain < settings.patience:
+        key = (config.seed, phase.number, phase.attempt, progress.epoch)
+        order = draw_epoch(rows, data.targets, settings, key)
+        _train_mode(network, phase, freeze_statistics=settings.freeze_statistics)
 
-            def read(first: int, order: NDArray[np.int64] = order, key: tuple[int, ...] = key) -> Iterator[Batch]:
-                settings, share = config.training, share_of(fabric)
-                return batches(data.store, data.targets, order, settings, config.augmentation, key, first=first, share=share)
+        def read(first: int, order: NDArray[np.int64] = order, key: tuple[int, ...] = key) -> Iterator[Batch]:
+            settings, share = config.training, share_of(fabric)
+            return batches(data.store, data.targets, order, settings, config.augmentation, key, first=first, share=share)
 
-            learner.sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=fabric.device)
-            for batch in learner.prefetch(read(progress.step)):
-                torch.manual_seed(_seed(*key, progress.step, fabric.global_rank))
-                losses = learner.learn(batch)
-                schedule.step()
-                average.update_parameters(network)
-                progress.step += 1
-                watcher.step_ends(losses)
-                now = time.perf_counter()
-                if stop.signal or now - saved > settings.save_interval_s:
-                    progress.loss_sums = learner.sums.tolist()
-                    progress.trained_s += now - started
-                    save()
-                    started = saved = time.perf_counter()
-                if stop.signal:
-                    raise StoppedError(
-                        f"Stopped by {stop.signal.name} in phase {phase.name}, epoch {progress.epoch + 1}, step "
-                        f"{progress.step} of {steps}. The state is in {keeper.folder}; go on with --resume.",
-                        stop.signal,
-                    )
-            learner.check_finite(progress.epoch)
-            progress.trained_s += time.perf_counter() - started
-            started = time.perf_counter()
+        started = saved = time.perf_counter()
+        for batch in learner.prefetch(read(progress.step)):
+            torch.manual_seed(_seed(*key, progress.step, fabric.global_rank))
+            losses = learner.learn(batch)
+            schedule.step()
+            average.update_parameters(network)
+            progress.step += 1
+            now = time.perf_counter()
+            progress.trained_s += now - started
+            started = now
+            watcher.step_ends(losses)
+            stop_if_asked()
+            if now - saved > settings.save_interval_s:
+                save()
+                started = saved = time.perf_counter()
+        learner.check_finite(progress.epoch)
+        started = time.perf_counter()
+        cosine = None
+        if phase.segments and phase.classifies:
             cosine = gradient_cosine(fabric, network, objective, next(read(steps - 1)).to(fabric.device))
-            validation = check(data.val_rows)
-            verdict = gate.judge(validation.dice_by_patient) if gate else None
-            progress.take(validation, verdict, average.module)
-            progress.timings.append(
-                {
-                    "slices_per_s": steps * settings.batch_size / progress.trained_s,
-                    "duration_s": progress.trained_s + time.perf_counter() - started,
-                }
-            )
-            rates = [group["lr"] for group in optimizer.param_groups]
-            progress.history.append(
-                _history_row(phase, progress, validation, verdict, (learner.sums / steps).tolist(), max(rates), cosine)
-            )
-            progress.step, progress.loss_sums, progress.trained_s = 0, [0.0] * 3, 0.0
-            save()
-            watcher.epoch_ends(progress.timed_history(), cast(MultiTaskUNet, average.module))
+        validation = check(data.val_rows)
+        verdict = gate.judge(validation.dice_by_patient) if gate else None
+        progress.take(validation, verdict, average.module)
+        progress.timings.append(
+            {
+                "slices_per_s": steps * min(settings.batch_size, len(order)) / progress.trained_s,
+                "duration_s": progress.trained_s + time.perf_counter() - started,
+            }
+        )
+        rates = [group["lr"] for group in optimizer.param_groups]
+        progress.history.append(
+            _history_row(phase, progress, validation, verdict, (learner.sums / steps).tolist(), max(rates), cosine)
+        )
+        progress.step, progress.trained_s = 0, 0.0
+        learner.sums.zero_()
+        save()
+        watcher.epoch_ends(progress.timed_history(), cast(MultiTaskUNet, average.module))
+        stop_if_asked()
 
-    digest = digest_of({name: module.state_dict() for name, module in modules.items()} | {"history": progress.history})
+    kept = {"history": progress.history, "best": progress.best_weights, "threshold": progress.best_threshold}
+    digest = digest_of({name: module.state_dict() for name, module in modules.items()} | kept)
     if progress.best_weights:
         network.load_state_dict(progress.best_weights)
     network.to("cpu").eval()
@@ -243,11 +257,13 @@ class _Progress:
     def take(self, validation: Validation, verdict: Verdict | None, network: torch.nn.Module) -> None:
         """Count an epoch in; keep its weights if none was better."""
         self.epoch += 1
-        self.epochs_without_gain += 1
         if verdict is not None and not verdict.accepted:
+            # Patience is for what could be kept: a high learning rate may lose segmentation at first.
+            self.epochs_without_gain += bool(self.best_weights)
             if not self.best_weights and _low(verdict.to_json()) >= _low(self.best_verdict):
                 self.best_verdict = verdict.to_json()
             return
+        self.epochs_without_gain += 1
         if validation.score > self.best_score:
             self.epochs_without_gain = 0
             self.best_score, self.best_threshold = validation.score, validation.threshold
@@ -260,16 +276,20 @@ class _Progress:
         return [row | timing for row, timing in zip(self.history, self.timings, strict=True)]
 
 
-def _settings_of(config: Config, phase: Phase, data: Data) -> dict[str, Any]:
-    """Everything that the weights follow from, as plain values."""
-    training = config.training.model_dump(mode="json", exclude={"save_interval_s", "single_task"})
+def _settings_of(config: Config, phase: Phase, data: Data, network: MultiTaskUNet) -> dict[str, Any]:
+    """Everything that the kept weights follow from, as plain values; the network is as it starts."""
+    sections: dict[str, dict[str, Any]] = {
+        "training": config.training.model_dump(mode="json", exclude={"save_interval_s", "single_task"}),
+        f"phases.{phase.name}": phase.config.model_dump(mode="json"),
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"explanations"}),
+        **{name: getattr(config, name).model_dump(mode="json") for name in ("model", "augmentation", "gate")},
+    }
     return {
         "seed": config.seed,
-        "data": data.store.fingerprint,
-        **{f"training.{name}": value for name, value in training.items()},
-        **{f"phases.{phase.name}.{name}": value for name, value in phase.config.model_dump(mode="json").items()},
-        **{f"model.{name}": value for name, value in config.model.model_dump(mode="json").items()},
-        **{f"augmentation.{name}": value for name, value in config.augmentation.model_dump(mode="json").items()},
+        "slices": data.store.fingerprint,
+        "split": checksum_of(data.train_rows, data.val_rows),
+        "starting weights": digest_of(network.state_dict()),
+        **{f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()},
     }
 
 
@@ -345,5 +365,5 @@ def _history_row(
         "dice_difference_low": verdict and verdict.low,
         "accepted": verdict and verdict.accepted,
         "learning_rate": learning_rate,
-        "kept": progress.epochs_without_gain == 0,
+        "kept": progress.epochs_without_gain == 0 and bool(progress.best_weights),
     }

@@ -25,6 +25,7 @@ class Losses(NamedTuple):
     total: Tensor
     segmentation: Tensor
     classification: Tensor
+    distillation: Tensor
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class Objective(nn.Module):
             # Kendall et al. 2018, https://doi.org/10.1109/CVPR.2018.00781, equation 10.
             weighted = torch.exp(-self.log_variances) * weighted + self.log_variances / 2
         total = weighted.sum() + self.phase.distillation_weight * distillation
-        return Losses(total, segmentation, classification)
+        return Losses(total, segmentation, classification, distillation)
 
     def _segmentation(self, logits: Logits, batch: Batch) -> Tensor:
         known, masks = batch.mask_known, batch.masks

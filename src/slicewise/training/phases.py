@@ -43,13 +43,13 @@ class Phase:
 
     @property
     def trained_parts(self) -> dict[str, float]:
-        """Peak learning rate of each part of the network that is not frozen."""
+        """Peak learning rate of each part of the network that is not frozen and that one of the losses reaches."""
         rates = {
             "encoder": self.config.encoder_learning_rate,
             "decoder": self.config.decoder_learning_rate,
             "classifier": self.config.classifier_learning_rate,
         }
-        return {part: rate for part, rate in rates.items() if rate > 0}
+        return {part: rate for part, rate in rates.items() if rate > 0 and part in self.config.reached_parts}
 
 
 def next_attempt(phase: Phase, gate: GateConfig) -> Phase:

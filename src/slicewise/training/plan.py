@@ -70,7 +70,9 @@ def describe_plan(config: Config, data: Data, phases: Sequence[Phase]) -> str:
 
 
 def _step_duration_s(network: MultiTaskUNet, phase: Phase, config: Config, data: Data) -> float:
-    settings = config.training.model_copy(update={"compile": False})
+    several = config.training.devices * config.training.nodes
+    alone = {"devices": 1, "nodes": 1, "batch_size": config.training.batch_size // several, "compile": False}
+    settings = config.training.model_copy(update=alone)
     fabric = open_fabric(settings)
     network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in PARTS:

@@ -9,14 +9,17 @@ batch; the mean of the gradients, which data parallelism takes, is the gradient 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from slicewise.config import TrainingConfig
@@ -24,7 +27,16 @@ from slicewise.data.dataset import Batch, Share
 from slicewise.errors import TrainingError
 from slicewise.model.network import Logits
 
-__all__ = ["gather_items", "gather_step", "is_launched", "launch", "open_fabric", "share_of", "synchronize_statistics"]
+__all__ = [
+    "agree",
+    "gather_items",
+    "gather_step",
+    "is_launched",
+    "launch",
+    "open_fabric",
+    "share_of",
+    "synchronize_statistics",
+]
 
 Item = TypeVar("Item")
 
@@ -37,10 +49,23 @@ def is_launched() -> bool:
 def launch(words: Sequence[str], devices: int) -> int:
     """Run ``slicewise WORDS`` in one process a device on this machine, by ``torchrun``; returns the exit code.
 
-    Several machines are launched by hand, with ``torchrun --nnodes`` on each of them.
+    Several machines are launched by hand, with ``torchrun --nnodes`` on each of them. SIGTERM and Ctrl-C are passed on.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    return subprocess.run([*launcher, "-m", "slicewise", *words], check=False).returncode
+    received: list[int] = []
+    with subprocess.Popen([*launcher, "-m", "slicewise", *words]) as process:
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            process.send_signal(number)
+
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return 128 + received[0] if received else code
 
 
 def open_fabric(config: TrainingConfig) -> Fabric:
@@ -64,13 +89,18 @@ def open_fabric(config: TrainingConfig) -> Fabric:
             strategy="ddp" if several else "auto",
             precision=config.precision,
         )
-    except RuntimeError:  # Fabric's answer to an accelerator that the machine lacks
+    except (RuntimeError, MisconfigurationException):  # Fabric's answers to what the machine lacks
         raise TrainingError(
-            f"Expected the accelerator {config.accelerator}, this machine has none that can be used. "
-            "Go on with `slicewise train RUN training.accelerator=auto`."
+            f"Expected {config.devices} × the accelerator {config.accelerator}, this machine has fewer or none that can be "
+            "used. Go on with `slicewise train RUN training.accelerator=auto training.devices=1`."
         ) from None
     fabric.launch()
     return fabric
+
+
+def agree(fabric: Fabric, wish: bool) -> bool:
+    """Does any process wish it? Asked by all at the same place, so that none goes on alone."""
+    return wish if fabric.world_size == 1 else fabric.strategy.reduce_boolean_decision(wish, all=False)
 
 
 def share_of(fabric: Fabric) -> Share:
@@ -128,21 +158,23 @@ class _SynchronizedBatchNorm(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        values = features.float()
+        # Differences from the running mean, which all processes share: sums of squares of large values would lose them.
+        values = features.float() - self.running_mean.view(1, -1, 1, 1)
         count = torch.full((1,), values.numel() / values.shape[1], device=values.device)
         sums = torch.cat([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3)), count])
         sums = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         total, square, count = sums[: self.num_features], sums[self.num_features : -1], sums[-1]
         mean = total / count
-        variance = square / count - mean.square()
+        variance = (square / count - mean.square()).clamp_min(0)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        normalized = (values * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(features.dtype)
         with torch.no_grad():
             momentum = self.momentum if self.momentum is not None else 0.1
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, momentum)
+            self.running_mean.add_(mean, alpha=momentum)
             self.running_var.lerp_(variance * count / (count - 1), momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        return (values * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(features.dtype)
+        return normalized
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -69,9 +69,11 @@ class StateKeeper:
             TrainingError: There are states, and all are damaged.
         """
         files = self._files()
-        for file in files:
+        for place, file in enumerate(files):
             content = file.read_bytes()
             if hashlib.sha256(content[_DIGEST_BYTES:]).digest() == content[:_DIGEST_BYTES]:
+                for damaged in files[:place]:  # they would count as the newest for ever
+                    damaged.unlink()
                 state: dict[str, Any] = torch.load(
                     io.BytesIO(content[_DIGEST_BYTES:]), map_location="cpu", weights_only=True
                 )

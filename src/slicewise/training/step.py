@@ -58,8 +58,11 @@ class Learner:
         distills = phase.config.distillation_weight > 0
         self._teacher = teacher.folded().to(fabric.device) if teacher is not None and distills else None
         self._projection: Any = _pcgrad() if settings.balancing == "pcgrad" and phase.segments and phase.classifies else None
-        self.sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)
-        """Of the losses since it was last set: total, segmentation, classification."""
+        # Not every accelerator has float64.
+        precise = fabric.device.type in ("cpu", "cuda")
+        self.sums = torch.zeros(3, dtype=torch.float64 if precise else torch.float32, device=fabric.device)
+        """Of the losses: total, segmentation, classification."""
+        self._norms = torch.zeros((), device=fabric.device)
         self._steps = 0
 
     def learn(self, batch: Batch) -> list[float]:
@@ -81,26 +84,29 @@ class Learner:
             fabric.backward(losses.total)
         else:
             self._project(losses)
-        fabric.clip_gradients(self._network, self._optimizer, max_norm=self._clip_norm, error_if_nonfinite=False)
+        norm = fabric.clip_gradients(self._network, self._optimizer, max_norm=self._clip_norm, error_if_nonfinite=False)
         self._optimizer.step()
         self._steps += 1
-        detached = torch.stack([loss.detach() for loss in losses]).double()
+        detached = torch.stack([loss.detach() for loss in losses[:3]]).to(self.sums.dtype)
         self.sums += detached
+        # A gradient may be infinite where the loss is not, and spoils the weights all the same.
+        self._norms += norm.detach()
         if fabric.device.type != "cpu" and self._steps % _LOOK_EVERY:
             return [math.nan] * 3
         return list(detached.tolist())
 
     def check_finite(self, epoch: int) -> None:
-        """Look at the losses.
+        """Look at losses and gradients.
 
         Raises:
             TrainingError: One of them was not finite.
         """
-        total = self.sums[0].item()
-        if not math.isfinite(total):
+        total, norms = self.sums[0].item(), self._norms.item()
+        if not math.isfinite(total + norms):
             raise TrainingError(
-                f"Expected a finite loss in phase {self._phase.name}, epoch {epoch + 1}, got {total}. The last good state "
-                "is kept, and from there it would be the same again: lower the phase's learning rates and begin a new run."
+                f"Expected a finite {'gradient' if math.isfinite(total) else 'loss'} in phase {self._phase.name}, epoch "
+                f"{epoch + 1}, got {total + norms}. The last good state is kept, and from there it would be the same "
+                "again: lower the phase's learning rates and begin a new run."
             )
 
     def prefetch(self, parts: Iterator[Batch]) -> Iterator[Batch]:
@@ -139,7 +145,8 @@ class Learner:
     def _project(self, losses: Losses) -> None:
         """PCGrad (Yu et al. 2020, https://arxiv.org/abs/2001.06782) of the encoder's gradients; the heads have one task."""
         tasks = [
-            self._phase.config.segmentation_weight * losses.segmentation,
+            self._phase.config.segmentation_weight * losses.segmentation
+            + self._phase.config.distillation_weight * losses.distillation,
             self._phase.config.classification_weight * losses.classification,
         ]
         shared = list(self._bare.part_parameters(("encoder",)))

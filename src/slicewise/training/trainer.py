@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,14 @@ from slicewise.data.store import SliceStore
 from slicewise.errors import CheckpointError, ConfigError, TrainingError
 from slicewise.model.checkpoint import Description, load_checkpoint, save_checkpoint
 from slicewise.model.network import MultiTaskUNet
-from slicewise.training.gate import Gate
+from slicewise.training.gate import Gate, Verdict
+from slicewise.training.interruption import StopRequest, listen_for_stop
 from slicewise.training.loop import Outcome, train_phase
 from slicewise.training.phases import Phase, next_attempt, plan_phases
 from slicewise.training.processes import open_fabric
 from slicewise.training.state import StateKeeper
 from slicewise.training.supervision import Data, check_supervision
-from slicewise.training.validate import validate
+from slicewise.training.validate import Validation, validate
 from slicewise.training.watch import Watchers
 
 __all__ = ["gather_data", "is_interrupted", "select_phases", "train_run"]
@@ -81,6 +82,7 @@ def train_run(
     *,
     only: str | None = None,
     init_from: Path | None = None,
+    accept: Callable[[], None] = lambda: None,
 ) -> None:
     """Train the phases of a run; one that has its checkpoint already is passed over.
 
@@ -93,26 +95,39 @@ def train_run(
         only: Name of the one phase to train.
         init_from: A checkpoint whose weights stand for the random ones that a phase would start from, or for those of the
             phase before ``only``.
+        accept: Called, in the first of several processes, when a phase begins.
 
     Raises:
         ConfigError: The run has no phase ``only``.
-        CheckpointError: The phase that another starts from has not been trained, or ``init_from`` has another architecture.
+        CheckpointError: A phase that another starts from, or ``init_from``, has another architecture.
+        StoppedError: SIGTERM or Ctrl-C.
         TrainingError: As `slicewise.training.loop.train_phase`; what a later phase lacks is said before the first begins.
     """
     phases = select_phases(config, only)
     for phase in phases:
         check_supervision(phase, data)
     fabric = open_fabric(config.training)
-    trainer = _Trainer(folder, config, data, sides, fabric, display if fabric.is_global_zero else None)
-    for phase in plan_phases(config):
-        target = folder / phase.folder
-        if (target / "model.json").is_file():
-            trainer.finished[phase.name] = load_checkpoint(target)[1]
-            if fabric.is_global_zero:
-                StateKeeper(target / "states").discard()
-        elif phase in phases:
-            trainer.train(phase, init_from if only is not None or phase.starts_from is None else None)
-        fabric.barrier()
+    with listen_for_stop() as stop:
+        trainer = _Trainer(folder, config, data, sides, fabric, display if fabric.is_global_zero else None, accept, stop)
+        for phase in plan_phases(config):
+            target = folder / phase.folder
+            if (target / "model.json").is_file():
+                trainer.finished[phase.name] = load_checkpoint(target)[1]
+                if fabric.is_global_zero:
+                    StateKeeper(target / "states").discard()
+            elif phase in phases:
+                trainer.train(phase, init_from if only is not None or phase.starts_from is None else None)
+            fabric.barrier()
+
+
+class _Kept(NamedTuple):
+    """What becomes a phase's checkpoint."""
+
+    network: MultiTaskUNet
+    threshold: float
+    metrics: dict[str, dict[str, float | int | None]]
+    resort: Verdict | None
+    """The gate's on the last resort, where that is kept."""
 
 
 @dataclass(slots=True)
@@ -124,83 +139,106 @@ class _Trainer:
     fabric: Fabric
     display: Display | None
     """None in all but the first of several processes."""
+    accept: Callable[[], None]
+    stop: StopRequest
     finished: dict[str, Description] = field(default_factory=dict)
 
     def train(self, phase: Phase, init_from: Path | None) -> None:
         """Train a phase until the gate accepts an epoch, or its attempts are used up; leave its checkpoint."""
         states = self.folder / phase.folder / "states"
-        gate = self._gate() if phase.name == "joint" else None
+        gate, resort = None, None
+        if phase.name == "joint":
+            gate, resort = self._gate(), self._load("classification")[0]
         outcomes: list[Outcome] = []
         attempt = phase
         while True:
-            network = self._initial_network(phase, init_from)
-            teacher = self._load("segmentation") if attempt.config.distillation_weight else None
+            network, origin = self._start(phase, init_from)
+            teacher = self._load("segmentation")[0] if attempt.config.distillation_weight else None
             keeper = StateKeeper(states / f"attempt_{attempt.attempt}")
             earlier = [row for outcome in outcomes for row in outcome.history]
             with self._watch(earlier) as watcher:
                 outcome = train_phase(
-                    network, attempt, self.config, self.data, self.fabric, keeper, watcher, gate=gate, teacher=teacher
+                    network,
+                    attempt,
+                    self.config,
+                    self.data,
+                    self.fabric,
+                    keeper,
+                    watcher,
+                    gate=gate,
+                    teacher=teacher,
+                    stop=self.stop,
                 )
+                watcher.write(outcome.history)  # a kill may have come between the last state and its row
             outcomes.append(outcome)
-            if outcome.verdict is None or outcome.verdict.accepted:
-                break
-            if attempt.attempt > self.config.gate.attempts:
-                # Its encoder and decoder are those of the segmentation phase, bit by bit: nothing is lost.
-                network = self._load("classification")
+            if outcome.verdict is None or outcome.verdict.accepted or attempt.attempt > self.config.gate.attempts:
                 break
             attempt = next_attempt(attempt, self.config.gate)
             self._say(
                 f"  {phase.name}: refused, Dice falls short of the segmentation phase's (difference "
-                f"{outcome.verdict.difference:+.3f}, low {outcome.verdict.low:+.3f}); attempt {attempt.attempt} begins"
+                f"{outcome.verdict.difference or 0:+.3f}, low {outcome.verdict.low or 0:+.3f}); attempt "
+                f"{attempt.attempt} begins"
             )
+        kept = _Kept(network, outcome.threshold, outcome.metrics, None)
+        if gate is not None and resort is not None and not (outcome.verdict and outcome.verdict.accepted):
+            validation = self._validate(resort.to(self.fabric.device), phase)
+            kept = _Kept(
+                resort.to("cpu"),
+                validation.threshold,
+                {name: figure.to_json() for name, figure in validation.figures.items()},
+                gate.judge(validation.dice_by_patient),
+            )
+            self._say(f"  {phase.name}: refused {len(outcomes)} times; the model of the classification phase is kept")
         if self.fabric.is_global_zero:
-            self.finished[phase.name] = self._save(phase, attempt, network, outcomes)
+            self.finished[phase.name] = self._save(phase, attempt, kept, outcomes, origin)
             StateKeeper(states).discard()
 
-    def _save(self, phase: Phase, attempt: Phase, network: MultiTaskUNet, outcomes: list[Outcome]) -> Description:
-        outcome, config = outcomes[-1], self.config
-        threshold, metrics, verdict = outcome.threshold, {"val": outcome.metrics}, None
-        if outcome.verdict is not None:
-            kept = phase.name if outcome.verdict.accepted else "classification"
-            verdicts = [each.verdict.to_json() for each in outcomes if each.verdict]
-            verdict = {"accepted": outcome.verdict.accepted, "kept": kept, "attempts": verdicts}
-            if kept != phase.name:
-                threshold, metrics = self.finished[kept].threshold, self.finished[kept].metrics
-                self._say(f"  {phase.name}: refused {len(outcomes)} times; the model of the classification phase is kept")
+    def _save(self, phase: Phase, attempt: Phase, kept: _Kept, outcomes: list[Outcome], origin: str | None) -> Description:
+        config, verdict = self.config, None
+        verdicts = [outcome.verdict.to_json() for outcome in outcomes if outcome.verdict]
+        if verdicts:
+            verdict = {
+                "accepted": kept.resort is None,
+                "kept": phase.name if kept.resort is None else "classification",
+                "attempts": verdicts,
+                "last_resort": None if kept.resort is None else kept.resort.to_json(),
+            }
         parts = tuple(dict.fromkeys(part for task in phase.tasks for part in _PARTS_OF_TASK[task]))
         return save_checkpoint(
             self.folder / phase.folder,
-            network,
+            kept.network,
             name=phase.name,
             tasks=phase.tasks,
             architecture=config.model,
-            threshold=threshold,
+            threshold=kept.threshold,
             mask_threshold=config.evaluation.mask_threshold,
-            parameters=network.count_parameters(parts),
+            parameters=kept.network.count_parameters(parts),
             data_fingerprint=self.data.store.fingerprint,
             patients=_patients(self.data.store.table, self.sides),
-            metrics=metrics,
+            metrics={"val": kept.metrics},
             gate=verdict,
-            history=[row for each in outcomes for row in each.history],
+            history=[row for outcome in outcomes for row in outcome.history],
             provenance={
                 "slicewise": slicewise.__version__,
                 "torch": torch.__version__,
                 "seed": config.seed,
                 "phase": attempt.config.model_dump(mode="json"),
-                "starts_from": self.finished[phase.starts_from].weights_sha256
-                if phase.starts_from in self.finished
-                else None,
+                "starts_from": origin,
                 "processes": self.fabric.world_size,
-                "duration_s": sum(each.duration_s for each in outcomes),
-                "state_sha256": outcome.digest,
+                "duration_s": sum(outcome.duration_s for outcome in outcomes),
+                "state_sha256": outcomes[-1].digest,
             },
         )
 
     def _gate(self) -> Gate:
         reference = next(phase for phase in plan_phases(self.config) if phase.name == "segmentation")
-        validation = validate(
-            self._load(reference.name).to(self.fabric.device),
-            reference,
+        validation = self._validate(self._load(reference.name)[0].to(self.fabric.device), reference)
+        return Gate(validation.dice_by_patient, self.config.gate, self.config.seed)
+
+    def _validate(self, network: MultiTaskUNet, phase: Phase) -> Validation:
+        return validate(
+            network,
+            phase,
             self.fabric,
             self.data.store,
             self.data.targets,
@@ -208,33 +246,35 @@ class _Trainer:
             mask_threshold=self.config.evaluation.mask_threshold,
             sensitivity=self.config.evaluation.sensitivity,
         )
-        return Gate(validation.dice_by_patient, self.config.gate, self.config.seed)
 
-    def _initial_network(self, phase: Phase, init_from: Path | None) -> MultiTaskUNet:
-        """What the phase starts from: given ones, an earlier phase's, or random ones that follow from the seed."""
+    def _start(self, phase: Phase, init_from: Path | None) -> tuple[MultiTaskUNet, str | None]:
+        """What the phase starts from, and its SHA-256: given weights, an earlier phase's, or random ones of the seed."""
         if init_from is not None:
-            network, description = load_checkpoint(init_from)
-            if description.architecture != self.config.model:
-                raise CheckpointError(
-                    f"Expected weights for the architecture {self.config.model} of this run, {init_from} has "
-                    f"{description.architecture}. Begin a run with the same `model` section."
-                )
-            return network
+            return self._of_this_architecture(init_from)
         if phase.starts_from is not None:
             return self._load(phase.starts_from)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            return MultiTaskUNet(self.config.model)
+            return MultiTaskUNet(self.config.model), None
 
-    def _load(self, phase: str) -> MultiTaskUNet:
+    def _load(self, phase: str) -> tuple[MultiTaskUNet, str]:
         folder = self.folder / "phases" / phase
         if not (folder / "model.json").is_file():
             raise TrainingError(f"Expected the checkpoint of phase {phase} in {folder}, found none. Train that phase first.")
-        return load_checkpoint(folder)[0]
+        return self._of_this_architecture(folder)
+
+    def _of_this_architecture(self, path: Path) -> tuple[MultiTaskUNet, str]:
+        network, description = load_checkpoint(path)
+        if description.architecture != self.config.model:
+            raise CheckpointError(
+                f"Expected weights for the architecture {self.config.model} of this run, {path} has "
+                f"{description.architecture}. Begin a run with the same `model` section."
+            )
+        return network, description.weights_sha256
 
     def _watch(self, earlier: list[dict[str, Any]]) -> Watchers:
         finished = [row for description in self.finished.values() for row in description.history]
-        return Watchers(self.folder, self.config, self.data, [*finished, *earlier], self.display)
+        return Watchers(self.folder, self.config, self.data, [*finished, *earlier], self.display, self.accept)
 
     def _say(self, sentence: str) -> None:
         if self.display is not None:

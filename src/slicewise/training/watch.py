@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,9 @@ class _Logger(Protocol):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
     def finalize(self, status: str) -> None: ...
 
+    @property
+    def experiment(self) -> Any: ...
+
 
 class Watchers:
     """All that watch one training; open while it goes on.
@@ -40,6 +43,7 @@ class Watchers:
         data: Where the examples come from.
         earlier: Rows of the history of trainings before this one.
         display: The terminal; None in all but the first of several processes, which then watch nothing.
+        accept: Called when the phase begins, with everything it was given found to be in order.
     """
 
     def __init__(
@@ -49,8 +53,10 @@ class Watchers:
         data: Data,
         earlier: Sequence[dict[str, Any]],
         display: Display | None,
+        accept: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._config, self._data, self._earlier, self._display = folder, config, data, earlier, display
+        self._accept = accept
         self._logger: _Logger | None = None
         self._stack = ExitStack()
 
@@ -66,12 +72,15 @@ class Watchers:
         """Take the bars away and close the logger."""
         if self._logger is not None:
             self._logger.finalize("success" if error is None else "failed")
+            if self._config.logging.backend == "wandb":  # an open run would take the next phase's figures as well
+                self._logger.experiment.finish()
         self._stack.close()
 
     def phase_begins(self, phase: Phase, epochs: int, steps: int) -> None:
         """Start the bar and the logger."""
         self._phase = phase
         if self._display is not None:
+            self._accept()
             self._display.phase_begins(phase.name, epochs, steps)
             self._logger = _open_logger(self._folder, self._config, phase)
 
@@ -84,10 +93,7 @@ class Watchers:
         """Leave a row, the curves, and now and then a sheet of examples."""
         if self._display is None:
             return
-        # The whole file each time, so that an interruption cannot leave a gap in it.
-        table = pd.DataFrame([*self._earlier, *history])
-        write_atomically(self._folder / "history.csv", table.to_csv(index=False, lineterminator="\n"))
-        write_atomically(self._folder / "curves.png", draw_curves(table))
+        self.write(history)
         row = history[-1]
         self._display.epoch_ends(history)
         if self._logger is not None:
@@ -97,6 +103,14 @@ class Watchers:
         if every and self._phase.segments and row["epoch"] % every == 0:
             sheet = _draw_sheet(network, self._phase, self._data, self._config)
             write_atomically(self._folder / "examples" / f"{row['model']}_{row['attempt']}_{row['epoch']:03}.png", sheet)
+
+    def write(self, history: Sequence[dict[str, Any]]) -> None:
+        """Write ``history.csv`` and ``curves.png``, whole each time: an interruption leaves no gap in them."""
+        if self._display is None:
+            return
+        table = pd.DataFrame([*self._earlier, *history])
+        write_atomically(self._folder / "history.csv", table.to_csv(index=False, lineterminator="\n"))
+        write_atomically(self._folder / "curves.png", draw_curves(table))
 
 
 def _is_number(value: object) -> bool:
