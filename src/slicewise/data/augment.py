@@ -134,8 +134,7 @@ def _encode(signal: Tensor, config: AugmentationConfig, generator: Generator) ->
     factors[phase_axis] *= _cut(lines, missing) * _modulation(lines * count, ghost, period)
     factors[phase_axis] *= _motion(lines, motion_px, _STILL_FREQUENCY * still)
     spectrum = torch.fft.rfft2(signal)
-    spectrum *= _tensor(factors[0], torch.complex64, signal.device)[:, None]
-    spectrum *= _tensor(factors[1], torch.complex64, signal.device)
+    spectrum *= torch.outer(*(_tensor(factor, torch.complex64, signal.device) for factor in factors))
     # One sample is one plane wave. The first and the last column hold their own conjugates, and are spared.
     sample = int(row * height), 1 + int(column * ((width - 1) // 2))
     spectrum[sample] += spike * height * width / 2 * cmath.exp(2j * math.pi * phase)
@@ -178,19 +177,20 @@ def _detect(signal: Tensor, air: float, span: float, config: AugmentationConfig,
     offset = config.contrast * generator.uniform(-1, 1)
     deviation = config.noise * generator.random()  # what follows is the last draw, and may be left out
     if deviation > 0:
-        real, imaginary = torch.from_numpy(_normals((2, *signal.shape), generator)).to(signal.device)
+        real, imaginary = (_normals(signal.shape, generator).to(signal.device) for _ in range(2))
         share = deviation / span
         signal = signal.add(real, alpha=share).square_().add_(imaginary.square_(), alpha=share**2).sqrt_()
-    return signal * (gain * span) + (gain * air + offset)
+    return signal.mul_(gain * span).add_(gain * air + offset)
 
 
-def _normals(shape: tuple[int, ...], generator: Generator) -> NDArray[np.float32]:
+def _normals(shape: torch.Size, generator: Generator) -> Tensor:
     """Independent standard normal values, by inverse transform sampling: 16 random bits choose one of 65,536 quantiles.
 
-    Their distribution function is within 8e-6 of the normal one, and it is five times as fast as drawing float by float.
+    Their distribution function is within 8e-6 of the normal one, and they come five times as fast as numpy's own.
     """
-    bits = generator.bit_generator.random_raw(-(-math.prod(shape) // 4)).view(np.uint16)[: math.prod(shape)]
-    return _quantiles().take(bits, mode="clip").reshape(shape)  # "clip" spares the check of bounds, and clips nothing
+    bits = generator.bit_generator.random_raw(-(-shape.numel() // 4)).view(np.uint16)[: shape.numel()]
+    # Clipping spares the check of bounds; nothing is outside them.
+    return torch.from_numpy(_quantiles().take(bits, mode="clip")).view(shape)
 
 
 @cache
