@@ -10,6 +10,7 @@ test patients, whose figures are pooled over the seeds. What is finished in --ou
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,35 @@ import numpy as np
 import pandas as pd
 from machine import Figure, run_benchmark
 
-from slicewise.config import load_config
+from slicewise.config import EvaluationConfig, load_config
 from slicewise.console import Display
 from slicewise.data.dataset import find_targets
+from slicewise.evaluation.cases import make_volumes
 from slicewise.evaluation.evaluate import evaluate
-from slicewise.evaluation.metrics import dice_by_patient, measure
-from slicewise.evaluation.statistics import bootstrap_means
+from slicewise.evaluation.facts import Facts
+from slicewise.evaluation.metrics import measure
+from slicewise.evaluation.record import Record
+from slicewise.evaluation.seeds import compare_runs, tabulate_runs
+from slicewise.evaluation.table import read_cases
 from slicewise.inference.predictor import Predictor
 from slicewise.run import Run
 
 BASE = Path(__file__).with_suffix(".yaml")
-FROM_THE_START = {
+JOINT_ALONE = {
+    "λ 0.1": ["phases.joint.classification_weight=0.1"],
+    "λ 1": ["phases.joint.classification_weight=1"],
+    "uncertainty weighting": ["training.balancing=uncertainty"],
+    "PCGrad": ["training.balancing=pcgrad"],
+    "distillation": ["phases.joint.distillation_weight=1"],
+}
+FROM_CLASSIFICATION = {
     "no quota of masked slices": ["training.masked_fraction=null"],
     "loss per slice of the batch": ["training.per_masked_slice=false"],
+    "statistics not frozen": ["training.freeze_statistics=false"],
+}
+FROM_THE_START = {
     "no empty masks": ["training.empty_masks=false"],
     "no weight averaging": ["training.ema_decay=0"],
-    "statistics not frozen": ["training.freeze_statistics=false"],
     "deep supervision": ["model.deep_supervision=2"],
     "BRISC added, by its size": ["sources.brisc.layout=brisc", "sources.brisc.classification=false"],
     "BRISC added, drawn alike": [
@@ -42,15 +56,13 @@ FROM_THE_START = {
         "training.source_balance=1",
     ],
 }
-JOINT_ALONE = {
-    "λ 0.1": ["phases.joint.classification_weight=0.1"],
-    "λ 1": ["phases.joint.classification_weight=1"],
-    "uncertainty weighting": ["training.balancing=uncertainty"],
-    "PCGrad": ["training.balancing=pcgrad"],
-    "distillation": ["phases.joint.distillation_weight=1"],
-}
-VARIANTS = {"base": ["training.single_task=true"], **FROM_THE_START, **JOINT_ALONE}
+VARIANTS = {"base": ["training.single_task=true"], **JOINT_ALONE, **FROM_CLASSIFICATION, **FROM_THE_START}
 FIGURES = ("volume_dice", "roc_auc", "false_mask_rate")
+TESTED = {
+    "joint": "phases/joint",
+    "segmentation_only": "single_task/segmentation",
+    "classification_only": "single_task/classification",
+}
 RESAMPLES = 10_000
 
 
@@ -68,27 +80,28 @@ def train(variant: str, seed: int, arguments: argparse.Namespace) -> Run:
     if folder.exists() and not (folder / "config.yaml").is_file():  # interrupted before it was begun
         shutil.rmtree(folder)
     base = arguments.out / f"seed_{seed}" / "base"
-    first = arguments.out / f"seed_{arguments.seeds[0]}" / "base"
     run = Run.begin(folder, config, display, resume=True)
+    if variant in JOINT_ALONE or variant in FROM_CLASSIFICATION:
+        share(base / "phases" / "segmentation", folder / "phases" / "segmentation")
     if variant in JOINT_ALONE:
-        copy(base / "phases" / "segmentation", folder / "phases" / "segmentation")
-        copy(base / "phases" / "classification", folder / "phases" / "classification")
-    if set(config.sources) == {"lgg", "yes_no"}:  # what is read and audited does not depend on the seed
-        for part in ("store", "audit"):
-            copy(first / part, folder / part)
+        share(base / "phases" / "classification", folder / "phases" / "classification")
+    for read in sorted(arguments.out.glob("seed_*/*/config.yaml")):  # what is read and audited does not depend on the seed
+        if set(load_config(read).sources) == set(config.sources):
+            share(read.parent / "store", folder / "store")
+            share(read.parent / "audit", folder / "audit")
     run.ingest()
     run.split()
     run.train()
     return run
 
 
-def copy(source: Path, target: Path) -> None:
-    """Whole or not at all; nothing where it is there already, or nothing to copy."""
+def share(source: Path, target: Path) -> None:
+    """Whole or not at all, as links to the same files, which nothing changes; nothing where it is there, or is not yet."""
     if target.exists() or not source.exists():
         return
     temporary = target.with_name(target.name + ".copy")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary)
+    shutil.copytree(source, temporary, copy_function=os.link)
     temporary.rename(target)
 
 
@@ -100,8 +113,9 @@ def predict(run: Run, folder: str, side: str) -> pd.DataFrame:
         rows = np.flatnonzero((sides == side).to_numpy() & (store.table["source"] == "lgg").to_numpy())
         predictor = Predictor.from_checkpoint(run.folder / folder)
         targets = find_targets(store.table, sources)
-        evaluate(predictor, store, targets, rows, model=folder, split=side).to_parquet(file, index=False)
-    return pd.read_parquet(file)
+        evaluated = evaluate(predictor, store, targets, rows, model=folder, split=side, duplicates=run.duplicates())
+        evaluated.cases.to_parquet(file, index=False)
+    return read_cases(file)
 
 
 def tabulate(cells: list[dict[str, Any]]) -> str:
@@ -129,27 +143,22 @@ def tabulate(cells: list[dict[str, Any]]) -> str:
 
 def compare(runs: list[Run]) -> dict[str, Figure]:
     """The joint model against the two single-task ones on the test patients of all seeds."""
-    pairs, classified, names = [], [], ("phases/joint", "single_task/segmentation", "single_task/classification")
+    records = {}
     for run in runs:
-        joint, segmentation, classification = (predict(run, name, "test") for name in names)
-        both = pd.concat([dice_by_patient(joint), dice_by_patient(segmentation)], axis=1, keys=["joint", "alone"]).dropna()
-        pairs.append(both.assign(seed=run.config.seed))
-        aucs = [measure(cases)["roc_auc"].value for cases in (joint, classification)]
-        classified.append(aucs)
-    patients = pd.concat(pairs)
-    # A patient who is tested under two seeds is one patient.
-    differences = (patients["joint"] - patients["alone"]).groupby(level=[0, 1]).mean()
-    means = bootstrap_means(differences.to_numpy(float), RESAMPLES, seed=0)
-    low, high = np.quantile(means, (0.025, 0.975))
-    joint_auc, alone_auc = np.mean(classified, axis=0)
-    count = len(differences)
-    return {
-        "test_volume_dice_joint": Figure(float(patients["joint"].mean()), "", count),
-        "test_volume_dice_segmentation_only": Figure(float(patients["alone"].mean()), "", count),
-        "test_volume_dice_difference": Figure(float(differences.mean()), "", count, float(low), float(high)),
-        "test_roc_auc_joint": Figure(float(joint_auc), "", len(runs)),
-        "test_roc_auc_classification_only": Figure(float(alone_auc), "", len(runs)),
-    }
+        cases = pd.concat([predict(run, folder, "test").assign(model=model) for model, folder in TESTED.items()])
+        facts = Facts(evaluation=EvaluationConfig(resamples=RESAMPLES), gate=run.config.gate)
+        records[f"seed {run.config.seed}"] = Record(cases, make_volumes(cases), facts)
+    comparison = compare_runs(records)
+    print(tabulate_runs(comparison))
+    figures = {}
+    for name, alone in (("volume_dice", "segmentation_only"), ("roc_auc", "classification_only")):
+        for model in ("joint", alone):
+            over_runs = comparison["models"][model][name]
+            figures[f"test_{name}_{model}"] = Figure(over_runs["mean"], "", over_runs["n_runs"])
+        difference = next(entry[name] for entry in comparison["comparisons"] if entry["against"] == alone)
+        limits = difference["low"], difference["high"]
+        figures[f"test_{name}_difference"] = Figure(difference["value"], "", difference["n_patients"], *limits)
+    return figures
 
 
 def main(arguments: argparse.Namespace) -> dict[str, Figure]:
@@ -167,7 +176,8 @@ def main(arguments: argparse.Namespace) -> dict[str, Figure]:
                 bases.append(run)
     print(tabulate(cells))
     n_patients = sum(measure(predict(run, "phases/joint", "val"))["volume_dice"].n_patients for run in bases)
-    return {**compare(bases), "validation_patients": Figure(n_patients, "patients", len(bases))}
+    compared = compare(bases) if len(bases) > 1 else {}
+    return {**compared, "validation_patients": Figure(n_patients, "patients", len(bases))}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

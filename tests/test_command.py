@@ -84,7 +84,7 @@ def test_every_model_is_judged_on_the_same_patients_none_of_them_trained_on(fini
     cases = pd.read_parquet(finished_run / "cases.parquet")
     test = cases[cases["split"] == "test"]
     patients = {model: set(zip(of["source"], of["patient_id"], strict=True)) for model, of in test.groupby("model")}
-    assert len(patients) == 5
+    assert len(patients) == 8  # three phases, two single tasks, three baselines
     assert len({frozenset(of_model) for of_model in patients.values()}) == 1
     split = pd.read_csv(finished_run / "split.csv")
     trained = split[split["split"] != "test"]
@@ -99,6 +99,23 @@ def test_the_report_stands_alone_and_comes_out_the_same_twice(finished_run):
     assert "<b>tiny</b>" not in report, "a name is text, not markup"
     assert slicewise("report", finished_run).returncode == 0
     assert (finished_run / "report.html").read_text() == report
+
+
+def test_rebuilt_from_its_table_without_model_or_store_the_report_is_the_same(finished_run, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(finished_run, bare, ignore=shutil.ignore_patterns("phases", "single_task", "store", "phantom"))
+    done = slicewise("report", "--from", bare / "cases.parquet", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").read_bytes() == (finished_run / "report.html").read_bytes()
+    assert (tmp_path / "out" / "results.json").read_bytes() == (finished_run / "results.json").read_bytes()
+
+
+def test_a_run_is_not_compared_with_itself(finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "copy")
+    done = slicewise("evaluate", finished_run, tmp_path / "copy", "--out", tmp_path / "seeds.json")
+    assert done.returncode == 2
+    assert "Error: Expected" in done.stderr
+    assert not (tmp_path / "seeds.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -284,6 +301,11 @@ def test_the_network_is_not_loaded_for_help():
         (["run", "folder.yaml", "--out", "x"], "nowhere"),
         (["run", "folder.yaml", "sources.a.path=empty", "--out", "x"], "empty"),
         (["report", "empty"], "empty"),
+        (["report"], "--from"),
+        (["report", "--from", "absent.csv", "--out", "x"], "absent.csv"),
+        (["report", "--from", "empty"], "--out"),
+        (["evaluate", "absent", "empty"], "absent"),
+        (["leave-one-source-out", "folder.yaml", "--out", "x"], "source"),
         (["train", "absent"], "absent"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -13,6 +13,7 @@ def predict(**changes):
     mask[1:3, 2:5] = True
     values = {
         "probability": 0.9,
+        "raw_probability": 0.95,
         "is_tumor": True,
         "mask": mask,
         "tumor_probabilities": mask.astype(np.float32),
@@ -42,6 +43,7 @@ def test_json_holds_everything_but_the_arrays():
     assert json.loads(json.dumps(prediction.to_json(), allow_nan=False)) == {
         "file": "a/b.png",
         "probability": 0.9,
+        "raw_probability": 0.95,
         "is_tumor": True,
         "is_localized": True,
         "area_px": 6,

@@ -95,6 +95,19 @@ def run(
 
 
 @app.command()
+def leave_one_source_out(
+    config: ConfigFile, settings: Settings = None, out: OutFolder = None, resume: Resume = False
+) -> None:
+    """Train once without each source and test on it: what does the model make of data from elsewhere?"""
+    from slicewise.config import load_config
+    from slicewise.console import Display
+    from slicewise.cross_source import leave_one_source_out as leave_out
+
+    folder = out or Path("runs") / f"{config.stem}_leave_one_source_out"
+    print(leave_out(load_config(config, settings or ()), folder, Display(), resume=resume))
+
+
+@app.command()
 def phantom(
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the cohort.")],
     patients: Annotated[int, typer.Option(min=1, help="Studies with masks; two in three have a tumor.")] = 36,
@@ -200,9 +213,34 @@ def train(
 
 
 @app.command()
-def evaluate(run: RunFolder) -> None:
-    """Predict val and test patients with every model; write cases.parquet and results.json."""
-    _open(run).evaluate()
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder of a run; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File for the comparison of several runs, in JSON.")
+    ] = None,
+) -> None:
+    """Predict val and test patients with every model; write cases.parquet and results.json.
+
+    Of several runs, such as seeds of one configuration, those that have no cases yet are evaluated; mean and spread of their
+    figures and the paired differences between their models are printed.
+    """
+    if len(runs) == 1:
+        if out is not None:
+            raise InputError("Expected several runs to compare with --out, got one.")
+        _open(runs[0]).evaluate()
+        return
+    from slicewise.evaluation.record import Record
+    from slicewise.evaluation.seeds import compare_runs, tabulate_runs
+    from slicewise.files import write_atomically
+
+    for run in runs:
+        opened = _open(run)
+        if not (run / "cases.parquet").is_file():
+            opened.evaluate()
+    comparison = compare_runs({str(run): Record.read(run / "cases.parquet") for run in runs})
+    if out is not None:
+        write_atomically(out, json.dumps(comparison, indent=2, allow_nan=False))
+    print(tabulate_runs(comparison))
 
 
 @app.command()
@@ -212,9 +250,24 @@ def explain(run: RunFolder) -> None:
 
 
 @app.command()
-def report(run: RunFolder) -> None:
-    """Write the self-contained report.html."""
-    print(_open(run).report())
+def report(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run that was evaluated.")] = None,
+    table: Annotated[
+        Path | None, typer.Option("--from", metavar="TABLE", help="Table of cases (CSV or Parquet), of any system.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for what is written; needed with --from.")] = None,
+) -> None:
+    """Write the self-contained report.html and results.json, from a run or from a table of cases alone."""
+    if (run is None) == (table is None):
+        raise InputError("Expected the folder of a run, or --from with a table of cases; got both or neither.")
+    if table is None:
+        print(_open(Path(str(run))).report())
+        return
+    if out is None:
+        raise InputError("Expected --out with the folder for the report, got none.")
+    from slicewise.report.document import write_report
+
+    print(write_report(table, out))
 
 
 @app.command()

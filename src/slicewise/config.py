@@ -95,6 +95,8 @@ class SplitConfig(_Section):
     """Share of patients that the weights are fitted on."""
     val: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of patients on which checkpoints and thresholds are chosen."""
+    held_out: Annotated[tuple[str, ...], AfterValidator(_without_repeats)] = ()
+    """Names of sources all of whose patients are test patients, and those of others who share a picture with them."""
 
     @model_validator(mode="after")
     def _leaves_room_for_test(self) -> SplitConfig:
@@ -309,6 +311,22 @@ class EvaluationConfig(_Section):
     """Tumor probability from which a pixel belongs to the mask."""
     explanations: Annotated[int, Field(ge=16)] = 16
     """Test slices shown with Grad-CAM."""
+    resamples: Annotated[int, Field(ge=1000)] = 2000
+    """Of the bootstrap over patients that intervals come from."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Of these intervals, two-sided."""
+    uncertainty: bool = True
+    """Ask the joint model again of augmented views of every slice, with dropout, to know how sure it is."""
+    coverage: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    """Share of the validation slices that are answered; the least certain others are referred to a reader."""
+    prevalences: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(min_length=1)] = (
+        0.01,
+        0.05,
+        0.1,
+        0.3,
+        0.5,
+    )
+    """Shares of tumor slices for which predictive values are reported."""
 
 
 class Config(_Section):

@@ -64,6 +64,8 @@ class Slice:
     """``axial``, ``coronal``, ``sagittal`` or ``unknown``."""
     spacing_mm: tuple[float, float] | None = None
     """Distance between rows and between columns; None where the file does not say."""
+    slice_spacing_mm: float | None = None
+    """Distance to the next slice of the scan; None where the file does not say."""
     file: Path | None = None
     """The file the image came from."""
     mask_file: Path | None = None
@@ -79,7 +81,9 @@ class Prediction:
     """What the model says of one slice, on the grid of the input."""
 
     probability: float
-    """That the slice shows tumor, in [0, 1]."""
+    """That the slice shows tumor, in [0, 1], after temperature scaling."""
+    raw_probability: float
+    """The same before it."""
     is_tumor: bool
     """``probability`` is at least the checkpoint's threshold."""
     mask: NDArray[np.bool_]
@@ -119,6 +123,7 @@ class Prediction:
         return {
             "file": self.file,
             "probability": self.probability,
+            "raw_probability": self.raw_probability,
             "is_tumor": self.is_tumor,
             "is_localized": self.is_localized,
             "area_px": self.area_px,

@@ -12,10 +12,10 @@
       curves.png  examples/  tensorboard/              the course of the training
       phases/{segmentation,classification,joint}/      checkpoints
       single_task/{segmentation,classification}/       checkpoints of the models compared with
-      cases.parquet      one row a slice and model
+      cases.parquet  volumes.parquet  patients.parquet  facts.json     what figures are computed from
       results.json       every figure
-      explanations/*.png
-      report.html
+      explanations/  gallery/                          pictures of test slices
+      report.html  model_card.md
 """
 
 from __future__ import annotations
@@ -218,28 +218,32 @@ class Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Predict the validation and test slices with every model; write the cases and the figures computed from them."""
-        from slicewise.evaluation.results import evaluate_models, summarize
+        from slicewise.evaluation.models import evaluate_models
+        from slicewise.evaluation.record import Record
 
-        sources, store, sides = self.sources(), self.store(), self.sides()
-        cases, descriptions = evaluate_models(self.folder, sources, store, sides, self.display)
-        write_atomically(self.folder / "cases.parquet", lambda temporary: cases.to_parquet(temporary, index=False))
-        results = summarize(self.config.name, sources, store, sides, cases, descriptions)
-        write_atomically(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
-        return results
+        store = self.store()
+        evaluated = evaluate_models(
+            self.folder, self.config, self.sources(), store, self.sides(), self.duplicates(), self.display
+        )
+        cases = self._score_explanations(evaluated.cases)
+        record = Record(cases, evaluated.volumes, evaluated.facts)
+        record.write(self.folder)
+        return record.write_results(self.folder)
 
     def explain(self) -> None:
-        """Draw Grad-CAM pictures of test slices."""
-        from slicewise.explanation.gallery import write_gallery
+        """Draw test slices: with Grad-CAM, and the worst and random ones."""
+        from slicewise.explanation.gallery import write_examples, write_explanations
 
-        write_gallery(self.folder, self.config.evaluation.explanations, self.store(), self.cases(), self.display)
+        store, cases = self.store(), self.cases()
+        write_explanations(self.folder, self.config.evaluation.explanations, store, cases, self.display)
+        write_examples(self.folder, store, cases)
 
     def report(self) -> Path:
-        """Write ``report.html`` from what the other steps left."""
+        """Write ``results.json``, ``report.html`` and ``model_card.md`` from what the other steps left."""
         from slicewise.report.document import write_report
-        from slicewise.report.examples import choose_examples
 
-        examples = choose_examples(self.folder, self.store(), self.cases())
-        return write_report(self.folder, examples)
+        self.cases()  # says what to do where there are none
+        return write_report(self.folder / "cases.parquet", self.folder)
 
     def all_steps(self, *, strict: bool = False) -> Path:
         """From files to report."""
@@ -299,6 +303,18 @@ class Run:
             "phantom_studies": SourceConfig(layout="brats", path=cohort / "studies"),
             "phantom_pictures": SourceConfig(layout="labelled_folders", path=cohort / "pictures"),
         }
+
+    def _score_explanations(self, cases: pd.DataFrame) -> pd.DataFrame:
+        """The table with Grad-CAM's scores for the joint model's test slices whose tumor is outlined."""
+        from slicewise.explanation.faithfulness import EXPLANATION_COLUMNS, score_explanations
+        from slicewise.inference.predictor import Predictor
+
+        rows = cases[(cases["model"] == "joint") & (cases["split"] == "test") & (cases["mask_state"] == "present")]
+        with self.display.bar("scoring Grad-CAM", len(rows)) as progress:
+            scores = score_explanations(Predictor.from_checkpoint(self.folder), self.store(), rows, progress=progress)
+        columns = [name for name in EXPLANATION_COLUMNS if name not in ("slice_id", "row")]
+        cases.loc[rows.index, columns] = scores[columns].to_numpy(float)
+        return cases
 
     def _keep_settings(self) -> None:
         """What a training was accepted with is what its run is of."""

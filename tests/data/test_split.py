@@ -134,6 +134,67 @@ def test_a_published_split_that_divides_equal_pictures_is_refused():
         split_patients(make_table(cohort("a", 20, published_split="train") + torn), {}, SplitConfig(), 0)
 
 
+def test_a_source_held_out_is_tested_whole_and_the_others_are_divided_as_without_it():
+    table = make_table(cohort("a", 12) + cohort("b", 20, label=True) + cohort("c", 20))
+    held_out = split_patients(table, {}, SplitConfig(held_out=("a",)), 0)
+    assert Counter(held_out.loc[held_out["source"] == "a", "split"]) == {"test": 12}
+    others = sides_of(split_patients(table[table["source"] != "a"], {}, SplitConfig(), 0))
+    assert {patient: side for patient, side in sides_of(held_out).items() if patient[0] != "a"} == others
+    assert Counter(held_out.loc[held_out["source"] == "b", "split"]) == {"train": 13, "val": 3, "test": 4}
+    check_split(table, {}, held_out)
+    both = split_patients(table, {}, SplitConfig(held_out=("c", "a")), 0)
+    assert set(both.loc[both["source"] != "b", "split"]) == {"test"}
+
+
+def test_whoever_shares_a_picture_with_a_source_held_out_is_not_trained_on():
+    """p05 of b has the picture of p00 of a; p07 of b one with p05; file 1 of c is a compressed copy of one of a."""
+    chain = [("b", "p05", "a0", {}), ("b", "p05", "y", {}), ("b", "p07", "y", {})]
+    copies = [("c", "p03", "z", {"file": "c.jpg"}), ("a", "p01", "w", {"file": "a.png"})]
+    table = make_table(cohort("a", 12) + cohort("b", 12) + cohort("c", 12) + chain + copies)
+    duplicates = {"a.png": 0, "c.jpg": 0}
+    for seed in range(8):
+        split = split_patients(table, duplicates, SplitConfig(held_out=("a",)), seed)
+        sides = sides_of(split)
+        assert {sides["b", "p05"], sides["b", "p07"], sides["c", "p03"]} == {"test"}
+        # Those who were not swept along are divided by the shares, tests of their own included.
+        for source, count in (("b", 10), ("c", 11)):
+            swept = {("b", "p05"), ("b", "p07"), ("c", "p03")}
+            left = Counter(side for patient, side in sides.items() if patient[0] == source and patient not in swept)
+            assert left.total() == count
+            assert all(left[side] >= 1 for side in SIDES)
+        check_split(table, duplicates, split)
+
+
+def test_a_published_test_side_and_a_source_held_out_go_together():
+    published = [("a", f"q{number}", f"q{number}", {"published_split": "test"}) for number in range(5)]
+    table = make_table(cohort("a", 20, published_split="train") + cohort("b", 20) + published)
+    split = split_patients(table, {}, SplitConfig(held_out=("b",)), 0)
+    assert set(split.loc[split["source"] == "b", "split"]) == {"test"}
+    of_a = split[(split["source"] == "a") & (split["split"] == "test")]
+    assert of_a["patient_id"].tolist() == ["q0", "q1", "q2", "q3", "q4"]
+    assert set(split_patients(table, {}, SplitConfig(held_out=("a",)), 0).query("source == 'a'")["split"]) == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "message"),
+    [
+        (("lgg",), r"got 'lgg'\. They are a, b\."),
+        (("a", "b"), "it names all: a, b"),
+        (("a",), r"none on train, val out of 24\..*split\.held_out"),
+    ],
+    ids=["unknown", "all", "all that is left is a copy"],
+)
+def test_what_cannot_be_held_out_is_refused(held_out, message):
+    copies = [("b", f"p{number:02}", f"a{number}", {}) for number in range(12)]
+    with pytest.raises(SplitError, match=message):
+        split_patients(make_table(cohort("a", 12) + copies), {}, SplitConfig(held_out=held_out), 0)
+
+
+def test_a_source_is_held_out_once():
+    with pytest.raises(ValueError, match="named once"):
+        SplitConfig(held_out=("a", "a"))
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_patients_are_refused(count):
     with pytest.raises(SplitError, match=f"out of {count}"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from slicewise.console import Display
-from slicewise.explanation.gallery import choose_slices, write_gallery
+from slicewise.explanation.gallery import choose_slices, write_explanations
 from slicewise.model.checkpoint import save_checkpoint
 from slicewise.model.network import MultiTaskUNet
 
@@ -92,7 +92,7 @@ def test_names_that_no_file_system_and_no_typesetter_would_take_are_drawn(small_
     names = ["$x_$", "a/b\\c:d", "ö" * 300, "%s", "$\\frac{1}{0}$"]
     cases = make_cases([2, 1, 1, 1]).assign(slice_id=names, row=range(5), model="joint", split="test", mask_state="empty")
     cases = cases.assign(tp=0, fp=1, fn=0)
-    write_gallery(tmp_path, 16, small_store, cases, Display(Console(file=io.StringIO())))
+    write_explanations(tmp_path, 16, small_store, cases, Display(Console(file=io.StringIO())))
     files = sorted((tmp_path / "explanations").iterdir())
     assert len(files) == 5
     assert all(file.name.isascii() and len(file.name) < 140 for file in files)

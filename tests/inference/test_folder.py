@@ -20,7 +20,7 @@ class Brightness:
 
     def predict(self, image, *, file):
         mask = image > image.mean()
-        return Prediction(float(image.max()) / 255, True, mask, mask.astype(np.float32), 0.5, "m", file=file)
+        return Prediction(float(image.max()) / 255, 0.5, True, mask, mask.astype(np.float32), 0.5, "m", file=file)
 
 
 def test_a_folder_is_searched_to_the_bottom_and_its_structure_kept(tmp_path):

@@ -48,7 +48,7 @@ def test_a_flat_picture_is_drawn(value):
 
 
 def test_files_hold_the_mask_as_0_and_255_on_its_own_grid(image, mask, tmp_path):
-    prediction = Prediction(0.9, True, mask, mask.astype(np.float32), threshold=0.5, model_id="m")
+    prediction = Prediction(0.9, 0.8, True, mask, mask.astype(np.float32), threshold=0.5, model_id="m")
     write_picture_outputs(image, prediction, tmp_path / "sub" / "scan.v2")
     written = output_files(tmp_path / "sub" / "scan.v2")
     assert [file.name for file in written] == ["scan.v2_mask.png", "scan.v2_overlay.png"]

@@ -5,43 +5,58 @@ import copy
 import pandas as pd
 import pytest
 
-from slicewise.evaluation.cases import CASE_COLUMNS
 from slicewise.report.conclusion import conclude
 
 
-def figure(value, n_slices=600, n_patients=40):
-    return {"value": value, "n_slices": n_slices, "n_patients": n_patients}
+def figure(value, low=None, high=None, n_slices=600, n_patients=40):
+    return {"value": value, "low": low, "high": high, "n_slices": n_slices, "n_patients": n_patients}
+
+
+def figures(**changes):
+    values = {"volume_dice": 0.81, "false_mask_rate": 0.02, "roc_auc": 0.96, "accuracy": 0.9, "sensitivity": 0.93}
+    values |= {"specificity": 0.88, "contradiction_rate": 0.04, "both_right_rate": 0.85}
+    return {name: figure(value, value - 0.01, value + 0.01) for name, value in values.items()} | changes
 
 
 def model(**changes):
-    figures = {"volume_dice": figure(0.81), "false_mask_rate": figure(0.02), "roc_auc": figure(0.96)}
-    figures |= {"accuracy": figure(0.9), "always_tumor_accuracy": figure(0.3)}
-    figures |= {"sensitivity": figure(0.93), "specificity": figure(0.88)}
-    return {
-        "test": figures | changes,
-        "val": {"sensitivity": figure(0.95)},
-        "by_source": {},
-        "threshold": 0.42,
-        "parameters": 2_000_000,
-    }
+    return {"test": figures(**changes), "val": {"sensitivity": figure(0.95)}, "threshold": 0.42, "parameters": 2_000_000}
+
+
+def against(other, p_adjusted=0.001, **differences):
+    pairs = {name: figure(*ends) for name, ends in differences.items()}
+    tests = [{"metric": name, "test": "a test", "p_adjusted": p_adjusted} for name in differences]
+    return {"against": other, "differences": pairs, "tests": tests}
 
 
 @pytest.fixture
 def results():
+    constant = {"answer": "no tumor", "accuracy": 0.7, "p_value": 1e-9, "beaten": True}
     return {
-        "phases": {"segmentation": model(volume_dice=figure(0.75)), "classification": model(), "joint": model()},
+        "model": "joint",
+        "test": figures(),
+        "phases": {"joint": model()},
+        "single_task": {},
+        "models": {},
+        "baselines": {},
+        "constant": constant,
+        "comparisons": [],
+        "calibration": None,
+        "uncertainty": None,
+        "subgroups": [],
+        "worst_subgroups": [],
+        "explanations": None,
         "data": [],
         "skipped": [],
     }
 
 
 @pytest.fixture
-def cases():
-    return pd.DataFrame(columns=list(CASE_COLUMNS)).astype(CASE_COLUMNS)
+def patients():
+    return pd.DataFrame({"source": [], "patient_id": [], "volume_dice": [], "reference_px": []})
 
 
-def texts(results, cases, kind=None):
-    return [sentence.text for sentence in conclude(results, cases) if kind in (None, sentence.kind)]
+def texts(results, patients, kind=None):
+    return [sentence.text for sentence in conclude(results, patients) if kind in (None, sentence.kind)]
 
 
 def the_one(sentences, part):
@@ -49,135 +64,152 @@ def the_one(sentences, part):
     return found
 
 
-def change(results, metric, value):
+def change(results, **changes):
     changed = copy.deepcopy(results)
-    changed["phases"]["joint"]["test"][metric] = value
+    changed["test"] |= changes
     return changed
 
 
-def test_each_figure_is_said_with_its_n(results, cases):
-    said = texts(results, cases)
-    assert "0.810 (n = 600 slices of 40 patients)" in the_one(said, "mean volume Dice")
-    assert "2.0 % of the tumor-free slices (n = 600" in the_one(said, "draws a mask")
-    assert "0.960 (n = 600" in the_one(said, "ranks tumor slices")
-    assert not texts(results, cases, "warning")
+def test_each_figure_is_said_with_its_interval_and_n(results, patients):
+    said = texts(results, patients)
+    assert "0.810 (0.800 to 0.820); n = 600 slices of 40 patients" in the_one(said, "mean volume Dice")
+    assert "2.0 % (1.0 % to 3.0 %) of the tumor-free slices; n = 600" in the_one(said, "mask is drawn")
+    assert "0.960 (0.950 to 0.970); n = 600" in the_one(said, "ROC-AUC")
+    assert "sensitivity is 0.930 (0.920 to 0.940) and specificity 0.880" in the_one(said, "On test,")
+    assert "threshold 0.420 chosen on validation, where sensitivity is 0.950" in the_one(said, "On test,")
+    assert not texts(results, patients, "warning")
 
 
-def test_a_dice_of_nine_patients_is_an_example_and_of_ten_is_not(results, cases):
-    nine = texts(change(results, "volume_dice", figure(0.81, 90, 9)), cases, "warning")
-    assert "9 patients: an example" in the_one(nine, "The Dice comes from")
-    assert not texts(change(results, "volume_dice", figure(0.81, 90, 10)), cases, "warning")
+def test_a_dice_of_nine_patients_is_an_example_and_of_ten_is_not(results, patients):
+    nine = texts(change(results, volume_dice=figure(0.81, n_patients=9)), patients, "warning")
+    assert "(9): an example" in the_one(nine, "The Dice comes from")
+    assert not texts(change(results, volume_dice=figure(0.81, n_patients=10)), patients, "warning")
+
+
+def test_accuracy_is_held_against_a_constant_answer(results, patients):
+    said = the_one(texts(results, patients, "finding"), "significantly more often")
+    assert '0.900 (0.890 to 0.910) against 0.700 for always answering "no tumor"' in said
+    results["constant"] |= {"answer": "tumor", "accuracy": 0.87, "p_value": 0.118, "beaten": False}
+    said = the_one(texts(results, patients, "warning"), "not significantly above")
+    assert '0.870 for "always tumor" (exact McNemar p = 0.118' in said
+
+
+@pytest.mark.parametrize(("low", "kind"), [(0.01, "finding"), (-0.01, "warning")])
+def test_a_classifier_that_never_sees_the_brain_is_named_where_it_is_not_beaten(results, patients, low, kind):
+    results["comparisons"] = [against("border_only", roc_auc=(0.1, low, 0.2))]
+    said = the_one(texts(results, patients, kind), "border alone")
+    assert "ROC-AUC of 0.860" in said
+    assert ("not significantly more" in said) == (kind == "warning")
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "share_of_tumor", "kind", "says"),
+    ("difference", "p_adjusted", "kind", "says"),
     [
-        (0.9, 0.3, "finding", '0.900 against 0.700 for always answering "no tumor"'),
-        (0.9, 0.8, "finding", '0.900 against 0.800 for always answering "tumor"'),
-        (0.7, 0.3, "warning", "does not beat a constant answer"),
-        (0.75, 0.8, "warning", '0.750 against 0.800 for always answering "tumor"'),
+        ((0.06, 0.02, 0.1), 0.001, "finding", "differs by +0.060 (+0.020 to +0.100): a difference that is significant"),
+        ((0.06, 0.02, 0.1), 0.2, "finding", "no significant difference"),
+        ((0.06, -0.02, 0.1), 0.001, "finding", "no significant difference"),
+        ((-0.04, -0.06, -0.02), 0.001, "warning", "a difference that is significant"),
+        ((-0.04, -0.09, 0.01), 0.2, "warning", "no significant difference"),
     ],
 )
-def test_accuracy_is_held_against_the_better_constant_answer(results, cases, accuracy, share_of_tumor, kind, says):
-    changed = change(change(results, "accuracy", figure(accuracy)), "always_tumor_accuracy", figure(share_of_tumor))
-    assert the_one(texts(changed, cases, kind), says)
+def test_a_loss_against_another_model_is_not_hidden(results, patients, difference, p_adjusted, kind, says):
+    results["comparisons"] = [against("segmentation", p_adjusted, volume_dice=difference)]
+    assert says in the_one(texts(results, patients, kind), "the segmentation phase")
 
 
-@pytest.mark.parametrize(
-    ("before", "kind", "says"),
-    [
-        (0.75, "finding", "gains 0.060 volume Dice"),
-        (0.8149, "finding", "loses 0.005 volume Dice"),
-        (0.85, "warning", "loses 0.040 volume Dice"),
-        (0.8104, "finding", "equals the segmentation phase before it"),
-    ],
-)
-def test_a_loss_against_the_phase_before_is_not_hidden(results, cases, before, kind, says):
-    results["phases"]["segmentation"]["test"]["volume_dice"] = figure(before)
-    sentence = the_one(texts(results, cases, kind), "Joint training")
-    assert says in sentence
-    assert "not tested for significance" in sentence
-
-
-def test_one_model_is_held_against_two(results, cases):
-    assert not any("alone" in text for text in texts(results, cases))
-    results["single_task"] = {
-        "segmentation": model(volume_dice=figure(0.83)),
-        "classification": model(roc_auc=figure(0.95)),
-    }
-    assert "loses 0.020 volume Dice" in the_one(texts(results, cases, "warning"), "segmentation alone")
-    assert "gains 0.010 ROC-AUC" in the_one(texts(results, cases, "finding"), "classification alone")
+def test_one_model_is_held_against_two(results, patients):
+    assert not any("million" in text for text in texts(results, patients))
+    results["single_task"] = {"segmentation": model(), "classification": model()}
     assert "2.00 million parameters does what the two do with 4.00 million (50.0 %)" in the_one(
-        texts(results, cases), "One model"
+        texts(results, patients), "One model"
     )
 
 
-def test_what_was_not_measured_is_said_and_nothing_is_made_up(results, cases):
-    for metric in results["phases"]["joint"]["test"]:
-        results["phases"]["joint"]["test"][metric] = figure(None, 0, 0)
-    assert texts(results, cases, "finding") == []
-    warnings = texts(results, cases, "warning")
+def test_what_was_not_measured_is_said_and_nothing_is_made_up(results, patients):
+    for metric in results["test"]:
+        results["test"][metric] = figure(None, n_slices=0, n_patients=0)
+    results["constant"] = None
+    assert texts(results, patients, "finding") == []
+    warnings = texts(results, patients, "warning")
     assert "nothing about where" in the_one(warnings, "No test slice has an outlined tumor")
     assert "nothing about whether" in the_one(warnings, "No test slice has a known label")
 
 
-def test_the_worst_patient_is_found_by_the_sum_of_its_slices(results):
-    rows = [
-        # p1: 10 + 10 of 40 → Dice 0.5; p2: one perfect and one large missed slice → 2·5 / (2·5 + 40) = 0.2
-        {"patient_id": "p1", "tp": 10, "fp": 10, "fn": 10},
-        {"patient_id": "p2", "tp": 5, "fp": 0, "fn": 0},
-        {"patient_id": "p2", "tp": 0, "fp": 0, "fn": 40},
-        # p3 has no tumor, p4 belongs to another model or side
-        {"patient_id": "p3", "tp": 0, "fp": 99, "fn": 0},
-        {"patient_id": "p4", "tp": 0, "fp": 0, "fn": 9, "model": "segmentation"},
-        {"patient_id": "p4", "tp": 0, "fp": 0, "fn": 9, "split": "val"},
-    ]
-    rows = [{"model": "joint", "split": "test", "source": "lgg"} | row for row in rows]
-    cases = pd.DataFrame(rows, columns=list(CASE_COLUMNS)).astype(CASE_COLUMNS)
-    sentence = the_one(texts(results, cases), "worst test patient")
+def test_the_worst_patient_is_one_with_a_tumor(results):
+    patients = pd.DataFrame(
+        {
+            "source": "lgg",
+            "patient_id": ["p1", "p2", "p3", "p4"],
+            "volume_dice": [0.5, 0.2, 0.0, None],
+            "reference_px": [20.0, 45.0, 0.0, 7.0],
+        }
+    )
+    sentence = the_one(texts(results, patients), "worst test patient")
     assert "p2 of lgg, with a Dice of 0.200; 1 of 2 are below 0.5" in sentence
 
 
-def test_a_source_with_one_answer_only_is_warned_of(results, cases):
-    results["data"] = [
-        {"source": "a", "split": "train", "tumor": 50, "tumor_free": 0},
-        {"source": "b", "split": "train", "tumor": 20, "tumor_free": 30},
-        {"source": "c", "split": "train", "tumor": 0, "tumor_free": 60},
-        {"source": "d", "split": "train", "tumor": 9, "tumor_free": 0},
-        {"source": "b", "split": "test", "tumor": 5, "tumor_free": 0},
+def group(name, value, low, high):
+    return {"dimension": "plane", "name": name, "n_patients": 20, "figures": {"accuracy": figure(value, low, high)}}
+
+
+@pytest.mark.parametrize(("high", "overlap"), [(0.85, False), (0.93, True)])
+def test_the_worst_subgroup_is_named_with_its_uncertainty(results, patients, high, overlap):
+    results["subgroups"] = [group("axial", 0.95, 0.9, 0.99), group("coronal", 0.8, 0.7, high)]
+    results["worst_subgroups"] = [{"dimension": "plane", "name": "coronal", "metric": "accuracy", "best": "axial"}]
+    said = the_one(texts(results, patients), "By plane, coronal is lowest")
+    assert "0.800 (0.700" in said
+    assert "for axial of 20" in said
+    assert ("intervals overlap" in said) == overlap
+
+
+@pytest.mark.parametrize(("low", "kind", "says"), [(0.1, "finding", "tells more than"), (-0.1, "warning", "not shown")])
+def test_grad_cam_is_held_against_the_center_of_the_brain(results, patients, low, kind, says):
+    pointing = {"pointing": {"value": 0.6}}
+    above = {"pointing": {"value": 0.2, "low": low, "high": 0.5}}
+    results["explanations"] = {"cam": pointing, "center": {"pointing": {"value": 0.4}}, "above_center": above}
+    results["explanations"] |= {"randomized_similarity": 0.05, "n_slices": 50, "n_patients": 12}
+    said = the_one(texts(results, patients, kind), "Grad-CAM")
+    assert "60.0 % of the slices with one; pointing at the brain's center does in 40.0 %" in said
+    assert says in said
+
+
+@pytest.mark.parametrize(("area", "kind"), [(0.02, "finding"), (0.2, "warning")])
+def test_an_uncertainty_that_tells_nothing_is_called_so(results, patients, area, kind):
+    share = {"value": 0.05}
+    results["uncertainty"] = {"coverage": 0.9, "kept": share, "referred": {"value": 0.5}, "error_rate": 0.1}
+    results["uncertainty"]["area_under_risk_coverage"] = area
+    said = the_one(texts(results, patients, kind), "referred to a reader (10.0 % on test)")
+    assert "5.0 % of the answers that remain are wrong, in place of 10.0 %; of those referred 50.0 %" in said
+
+
+def test_a_source_of_one_class_is_warned_of(results, patients):
+    entry = {"source": "brats", "split": "train", "tumor": 10, "tumor_free": 0}
+    results["data"] = [entry, entry | {"source": "lgg", "tumor_free": 5}]
+    results["subgroups"] = [
+        {"dimension": "source", "name": name, "figures": {"accuracy": figure(0.9)}} for name in ("brats", "lgg")
     ]
-    results["phases"]["joint"]["by_source"] = {
-        "a": {"accuracy": figure(0.99, 20, 20)},
-        "b": {"accuracy": figure(0.8, 50, 50)},
-        "c": {"accuracy": figure(1.0, 6, 6)},
-        "d": {"accuracy": figure(None, 0, 0)},  # takes no part in classification
-    }
-    warnings = texts(results, cases, "warning")
-    assert len(warnings) == 2
-    assert "only 'tumor' slices" in the_one(warnings, "Source a")
-    assert "only 'no tumor' slices" in the_one(warnings, "Source c")
-    assert "a 0.990 (n = 20 slices of 20 patients), b 0.800" in the_one(texts(results, cases), "Accuracy by source")
+    assert "has only 'tumor' slices" in the_one(texts(results, patients, "warning"), "Source brats")
 
 
-def test_files_left_out_are_counted(results, cases):
+def test_files_left_out_are_counted(results, patients):
     results["skipped"] = [{"file": "a.png"}, {"file": "b.png"}]
-    assert the_one(texts(results, cases, "warning"), "2 files could not be read")
+    assert the_one(texts(results, patients, "warning"), "2 files could not be read")
 
 
 def verdict(low, n_patients=12):
     return {"difference": 0.013, "low": low, "margin": 0.01, "confidence": 0.95, "n_patients": n_patients}
 
 
-def test_the_gates_verdict_stands_in_the_report(results, cases):
-    assert not any("gate" in text for text in texts(results, cases))
+def test_the_gates_verdict_stands_in_the_report(results, patients):
+    assert not any("gate" in text for text in texts(results, patients))
     joint = results["phases"]["joint"]
     joint["gate"] = {"accepted": True, "kept": "joint", "attempts": [verdict(-0.004)]}
-    passed = the_one(texts(results, cases, "finding"), "gate is passed")
+    passed = the_one(texts(results, patients, "finding"), "gate is passed")
     assert "difference +0.013, at least -0.004 with 95.0 % confidence, 12 patients; margin 0.01" in passed
     joint["gate"] = {"accepted": False, "kept": "classification", "attempts": [verdict(-0.03), verdict(-0.02)]}
-    refused = the_one(texts(results, cases, "warning"), "gate refused")
+    refused = the_one(texts(results, patients, "warning"), "gate refused")
     assert "in 2 of 2 attempts" in refused
     assert "at least -0.020" in refused
     assert "model of the classification phase is kept" in refused
     joint["gate"]["attempts"] = [verdict(None, 0)]
-    assert "no patient could be compared" in the_one(texts(results, cases, "warning"), "gate refused")
+    assert "no patient could be compared" in the_one(texts(results, patients, "warning"), "gate refused")

@@ -256,7 +256,7 @@ def test_the_best_epoch_is_kept_not_the_last(small_config, data, tmp_path, monke
     def scored(network, *args, **kwargs):
         seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         result = validate(network, *args, **kwargs)
-        return loop.Validation(result.figures, result.threshold, result.dice_by_patient, next(scores))
+        return loop.Validation(result.figures, result.operating_point, result.dice_by_patient, next(scores))
 
     validate = loop.validate
     monkeypatch.setattr(loop, "validate", scored)
@@ -269,7 +269,7 @@ def test_the_best_epoch_is_kept_not_the_last(small_config, data, tmp_path, monke
 def test_patience_ends_a_phase_early(small_config, data, tmp_path, monkeypatch):
     from slicewise.training import loop
 
-    result = loop.Validation({name: loop_figure() for name in FIGURES}, 0.5, pd.Series(dtype=float), 0.5)
+    result = loop.Validation({name: loop_figure() for name in FIGURES}, loop.OperatingPoint(), pd.Series(dtype=float), 0.5)
     monkeypatch.setattr(loop, "validate", lambda *args, **kwargs: result)
     patient = small_config.model_copy(
         update={

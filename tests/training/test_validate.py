@@ -16,7 +16,7 @@ def validated(small_store, small_config, monkeypatch):
     """Validate two patients with masks, whose four slices get the masks and probabilities that a test asks for."""
 
     def validate(name, masks, probabilities):
-        outputs = iter([Probabilities(tumor, mask) for tumor, mask in zip(probabilities, masks, strict=True)])
+        outputs = iter([Probabilities(tumor, tumor, mask) for tumor, mask in zip(probabilities, masks, strict=True)])
         monkeypatch.setattr(room, "infer", lambda *args, **kwargs: next(outputs))
         phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
         targets = find_targets(small_store.table, small_config.sources)
@@ -39,7 +39,7 @@ def references(small_store):
 def test_a_perfect_answer_scores_one(validated, references):
     validation = validated("joint", references, [0.9, 0.1, 0.8, 0.2])
     assert validation.score == pytest.approx(1.0)
-    assert validation.threshold == pytest.approx(0.5)
+    assert validation.operating_point.threshold == pytest.approx(0.5)
 
 
 def test_pixels_of_all_slices_are_pooled(validated, references):

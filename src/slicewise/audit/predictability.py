@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-__all__ = ["FOLDS", "Predictability", "folds", "predictability", "with_interval"]
+__all__ = ["FOLDS", "Predictability", "folds", "new_forest", "predictability", "with_interval"]
 
 FOLDS = 5
 """Parts of a cross-validation, and the least number of groups of each class."""
@@ -67,7 +67,7 @@ def predictability(features: pd.DataFrame, labels: NDArray[np.bool_], groups: ND
     probabilities = np.zeros(len(labels))
     for repeat in range(_REPEATS):
         for fitted, judged in folds(labels, groups, seed=repeat):
-            model = _forest().fit(features.iloc[fitted], labels[fitted])
+            model = new_forest().fit(features.iloc[fitted], labels[fitted])
             probabilities[judged] += model.predict_proba(features.iloc[judged])[:, 1] / _REPEATS
     return with_interval(labels, probabilities, groups)
 
@@ -107,7 +107,8 @@ def with_interval(labels: NDArray[np.bool_], scores: NDArray[np.float64], groups
     return Predictability(float(roc_auc_score(labels, scores)), low, high, len(labels), count)
 
 
-def _forest() -> Pipeline:
+def new_forest() -> Pipeline:
+    """A random forest of fixed settings that takes text columns as categories; equal data, equal answers."""
     categories = make_column_selector(dtype_include=["object", "string", "str"])
     encode = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore", min_frequency=2), categories), remainder="passthrough"

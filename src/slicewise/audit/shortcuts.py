@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slicewise.audit.findings import Finding, Severity
 from slicewise.audit.predictability import Predictability, predictability
 
-__all__ = ["check_shortcuts", "measure_shortcuts"]
+__all__ = ["SHORTCUTS", "check_shortcuts", "measure_shortcuts"]
 
 _WORDS = {"metadata": "Metadata alone", "border": "The border alone", "source": "The source alone"}
 _ERROR_ABOVE = 0.7  # of the interval's lower end; anatomy alone brings the borders of a clean set to 0.67
@@ -30,7 +30,7 @@ def measure_shortcuts(labelled: pd.DataFrame, groups: NDArray[np.int64]) -> dict
         By name: ``metadata``, ``border`` and ``source`` of all sources together, and, where there are several, the first two
         of each, such as ``metadata of lgg``.
     """
-    kinds = {"metadata": _metadata(labelled), "border": _border(labelled), "source": labelled[["source"]].astype(object)}
+    kinds = {name: features(labelled) for name, features in SHORTCUTS.items()}
     labels = labelled["label"].to_numpy(bool)
     measured = {name: predictability(features, labels, groups) for name, features in kinds.items()}
     sources = labelled["source"].unique()
@@ -88,3 +88,11 @@ def _metadata(table: pd.DataFrame) -> pd.DataFrame:
 
 def _border(table: pd.DataFrame) -> pd.DataFrame:
     return table[["border_mean", "border_std", "border_dark_share"]].astype(float)
+
+
+def _source(table: pd.DataFrame) -> pd.DataFrame:
+    return table[["source"]].astype(object)
+
+
+SHORTCUTS = {"metadata": _metadata, "border": _border, "source": _source}
+"""By name, what makes the features of a shortcut from a store's table, one row a slice."""

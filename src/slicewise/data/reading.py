@@ -107,6 +107,7 @@ def _row(study: Study, item: Slice, image: NDArray[np.float16], mask: NDArray[np
         "foreground_share": float((image > image.min()).mean()),
         "spacing_row_mm": spacing[0],
         "spacing_column_mm": spacing[1],
+        "spacing_slice_mm": item.slice_spacing_mm,
         "height_px": item.image.shape[0],
         "width_px": item.image.shape[1],
         "published_split": study.published_split,

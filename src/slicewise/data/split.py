@@ -28,20 +28,23 @@ def split_patients(table: pd.DataFrame, duplicates: Duplicates, config: SplitCon
     """Divide the patients of a store.
 
     Patients who share a picture stay together (`group_patients`). Patients whom the publisher held out (``published_split``
-    *val* or *test*) go to test; the others are divided by ``config``.
+    *val* or *test*) go to test, and so do those of the sources that ``config`` holds out, with all who share a picture with
+    them; the others are divided by ``config``.
 
     Args:
         table: The store's table.
         duplicates: Groups of files that show the same slice.
-        config: Shares of the sides.
+        config: Shares of the sides, and the sources held out.
         seed: Another seed is another division; the same seed and patients are always the same one.
 
     Returns:
         One row a patient: ``source``, ``patient_id``, ``group``, ``tumor`` (any slice with tumor), ``split``; sorted.
 
     Raises:
-        SplitError: The publisher's split divides a patient or group, or a side would stay empty.
+        SplitError: The publisher's split divides a patient or group, a source to hold out is not there or no other is, or a
+            side would stay empty.
     """
+    _check_held_out(config.held_out, set(table["source"]))
     patients = _patients(table, duplicates)
     held_out = patients.groupby("group")["held_out"].agg(["min", "max"])
     torn = held_out.index[held_out["min"] != held_out["max"]]
@@ -55,8 +58,9 @@ def split_patients(table: pd.DataFrame, duplicates: Duplicates, config: SplitCon
     groups = patients.groupby("group").agg(
         source=("source", "min"), tumor=("tumor", "max"), held_out=("held_out", "max"), key=("key", "min")
     )
-    sides.update(dict.fromkeys(groups.index[groups["held_out"]], "test"))
-    for (source, _), stratum in groups[~groups["held_out"]].groupby(["source", "tumor"]):
+    of_test = groups["held_out"] | groups.index.isin(patients.loc[patients["source"].isin(config.held_out), "group"])
+    sides.update(dict.fromkeys(groups.index[of_test], "test"))
+    for (source, _), stratum in groups[~of_test].groupby(["source", "tumor"]):
         has_test = bool((groups["held_out"] & (groups["source"] == source)).any())
         shares = (config.train, config.val, 0.0 if has_test else 1.0 - config.train - config.val)
         order = sorted(stratum.index, key=lambda group: _rank(seed, str(stratum.at[group, "key"])))
@@ -67,7 +71,7 @@ def split_patients(table: pd.DataFrame, duplicates: Duplicates, config: SplitCon
     if missing:
         raise SplitError(
             f"Expected patients on each of {', '.join(SIDES)}, got none on {', '.join(missing)} out of {len(patients)}. "
-            "Add patients or change split.train and split.val."
+            f"Add patients or change split.train and split.val{' or split.held_out' if config.held_out else ''}."
         )
     columns = ["source", "patient_id", "group", "tumor", "split"]
     return patients[columns].sort_values(["source", "patient_id"], ignore_index=True)
@@ -177,6 +181,18 @@ def _patients(table: pd.DataFrame, duplicates: Duplicates) -> pd.DataFrame:
             f"groups of equal pictures, such as {torn.iloc[0]}. Move their files to one side."
         )
     return patients.merge(group_patients(table, duplicates), on=["source", "patient_id"], validate="one_to_one")
+
+
+def _check_held_out(held_out: tuple[str, ...], sources: set[str]) -> None:
+    if strangers := sorted(set(held_out) - sources):
+        raise SplitError(
+            f"Expected split.held_out to name sources that have slices, got {strangers[0]!r}. "
+            f"They are {', '.join(sorted(sources))}."
+        )
+    if held_out and set(held_out) == sources:
+        raise SplitError(
+            f"Expected split.held_out to leave a source to train on, it names all: {', '.join(held_out)}. Take one out."
+        )
 
 
 def _rank(seed: int, key: str) -> str:

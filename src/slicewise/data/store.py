@@ -50,6 +50,7 @@ COLUMNS = {
     "foreground_share": "float64",
     "spacing_row_mm": "float64",
     "spacing_column_mm": "float64",
+    "spacing_slice_mm": "float64",
     "height_px": "int64",
     "width_px": "int64",
     "published_split": "string",

@@ -1,8 +1,9 @@
-"""Run a model over slices of a store, through the predictor, into a table of cases."""
+"""Run a model over slices of a store, through the predictor, into a table of cases and one of scans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,24 @@ from numpy.typing import NDArray
 
 from slicewise.data.dataset import Targets
 from slicewise.data.store import SliceStore
-from slicewise.evaluation.cases import make_cases, pixel_counts
+from slicewise.evaluation.cases import VOLUME_KEYS, make_cases, make_volumes, pixel_counts
+from slicewise.evaluation.distances import measure_distances
 from slicewise.inference.predictor import Predictor
+from slicewise.inference.uncertainty import check_variance, estimate_uncertainty
 
-__all__ = ["evaluate"]
+__all__ = ["Evaluated", "evaluate"]
+
+_SCAN = ["source", "patient_id", "study_id", "sequence"]
+_GRID_SPACING = ["spacing_row_mm", "spacing_column_mm"]
+
+
+class Evaluated(NamedTuple):
+    """What a model made of some slices."""
+
+    cases: pd.DataFrame
+    """See `slicewise.evaluation.cases.CASE_COLUMNS`."""
+    volumes: pd.DataFrame
+    """See `slicewise.evaluation.cases.VOLUME_COLUMNS`."""
 
 
 def evaluate(
@@ -24,8 +39,10 @@ def evaluate(
     *,
     model: str,
     split: str,
+    duplicates: Mapping[str, int] | None = None,
+    with_uncertainty: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> pd.DataFrame:
+) -> Evaluated:
     """Predict ``rows`` and count.
 
     Args:
@@ -35,24 +52,88 @@ def evaluate(
         rows: Which slices.
         model: Name for the column ``model``.
         split: Name for the column ``split``.
+        duplicates: Number of the group of each file that has copies.
+        with_uncertainty: Ask again of augmented views and thinned heads, which takes several times as long.
         progress: Called with the number done and the total.
 
-    Returns:
-        A table of cases, see `slicewise.evaluation.cases.CASE_COLUMNS`.
+    Raises:
+        CheckpointError: The uncertainty asked for does not vary.
     """
     segments = "segmentation" in predictor.description.tasks
     outcomes: list[dict[str, object]] = []
+    masks: dict[int, NDArray[np.uint8]] = {}
     for row in rows:
-        prediction = predictor.predict_preprocessed(store.images[row])
+        pixels = store.images[row]
+        prediction = predictor.predict_preprocessed(pixels)
         outcome: dict[str, object] = {
             "probability": prediction.probability,
+            "raw_probability": prediction.raw_probability,
             "is_tumor": prediction.is_tumor,
             "classification": bool(targets.label_known[row]),
         }
         if segments:
-            outcome["predicted_area_px"] = prediction.area_px
+            decoded = prediction.tumor_probabilities >= predictor.description.mask_threshold
+            outcome |= {"predicted_area_px": prediction.area_px, "decoder_area_px": int(decoded.sum())}
             if targets.mask_known[row]:
                 outcome |= pixel_counts(prediction.mask, store.masks([int(row)])[0])
+                masks[int(row)] = np.packbits(prediction.mask)
+        if with_uncertainty:
+            outcome["uncertainty"] = _uncertainty(predictor, pixels)
         outcomes.append(outcome)
         progress(len(outcomes), len(rows))
-    return make_cases(store.table, rows, outcomes, model=model, split=split, threshold=predictor.description.threshold)
+    if with_uncertainty:
+        check_variance([float(str(outcome["uncertainty"])) for outcome in outcomes])
+    threshold = predictor.description.threshold
+    cases = make_cases(store.table, rows, outcomes, duplicates=duplicates, model=model, split=split, threshold=threshold)
+    return Evaluated(*_with_distances(cases, masks, store))
+
+
+def _uncertainty(predictor: Predictor, pixels: NDArray[np.float16]) -> float:
+    description = predictor.description
+    classifies = "classification" in description.tasks
+    estimate = estimate_uncertainty(
+        predictor.network,
+        pixels,
+        segment=not classifies,  # the answer alone is asked for, which then does not need the decoder
+        classify=classifies,
+        temperature=description.temperature,
+        mask_threshold=description.mask_threshold,
+    )
+    return estimate.standard_deviation
+
+
+def _with_distances(
+    cases: pd.DataFrame, masks: Mapping[int, NDArray[np.uint8]], store: SliceStore
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Outlines compared slice by slice, and scan by scan in three dimensions."""
+    scans, measured = make_volumes(cases), {}
+    counted = cases[cases["row"].isin(list(masks))]
+    by_scan = {_key(key): list(group.index) for key, group in counted.groupby(_SCAN, dropna=False)}
+    volumes = []
+    for scan in scans.to_dict("records"):
+        slices = counted.loc[by_scan[_key(scan[name] for name in _SCAN)]]
+        places = (slices["slice_index"] - slices["slice_index"].min()).to_numpy(int)
+        volume = np.zeros((2, int(places.max()) + 1, *store.images.shape[1:]), dtype=np.bool_)
+        in_plane = _known(slices[_GRID_SPACING].iloc[0])
+        for place, (index, row) in zip(places, slices["row"].items(), strict=True):
+            volume[0, place] = np.unpackbits(masks[int(row)]).reshape(store.images.shape[1:])
+            volume[1, place] = store.masks([int(row)])[0]
+            if volume[:, place].any():
+                measured[index] = measure_distances(volume[0, place], volume[1, place], in_plane)
+        spacing = _known(slices[["spacing_slice_mm", *_GRID_SPACING]].iloc[0])
+        key = {name: scan[name] for name in VOLUME_KEYS}
+        volumes.append(key | measure_distances(volume[0], volume[1], spacing)._asdict())
+    for number, name in enumerate(("hausdorff95", "surface_dice", "distance_unit")):
+        values = pd.Series({index: distances[number] for index, distances in measured.items()}, dtype=object)
+        cases[name] = values.reindex(cases.index).astype(cases[name].dtype)
+    keys = {name: cases[name].dtype for name in VOLUME_KEYS}
+    return cases, make_volumes(cases, pd.DataFrame(volumes).astype(keys) if volumes else None)
+
+
+def _key(parts: Iterable[Any]) -> tuple[Any, ...]:
+    """Pandas has several values for a sequence that is not named, which do not equal one another."""
+    return tuple(None if pd.isna(part) else part for part in parts)
+
+
+def _known(spacing: pd.Series[float]) -> list[float] | None:
+    return None if spacing.isna().any() else [float(distance) for distance in spacing]

@@ -1,8 +1,7 @@
 """Every metric, computed from a table of cases. Undefined is NaN with n = 0, never 0 or 1.
 
-Segmentation counts only slices whose mask is known; classification only slices with a known label from sources that take
-part. An empty reference with a non-empty prediction scores a Dice of 0; both empty is undefined and left out, and the
-false-mask rate says how the tumor-free slices fared.
+An empty reference with a non-empty prediction scores a Dice of 0; both empty is undefined and left out, and the false-mask
+rate says how the tumor-free slices fared.
 """
 
 from __future__ import annotations
@@ -12,28 +11,60 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-__all__ = ["METRICS", "Figure", "choose_threshold", "dice", "dice_by_patient", "iou", "measure"]
+from slicewise.evaluation.cases import make_volumes
+from slicewise.evaluation.patients import make_patients
+from slicewise.evaluation.terms import RATIOS, figures_of, patient_terms, slice_terms, volume_terms
 
-METRICS = (
-    "slice_dice",
-    "slice_iou",
-    "volume_dice",
-    "accuracy",
-    "precision",
-    "sensitivity",
-    "specificity",
-    "f1",
-    "roc_auc",
-    "combined",
-    "false_mask_rate",
-    "always_tumor_accuracy",
-)
-"""Names of the figures, in the order of reports."""
+__all__ = ["METRICS", "SUPPORT", "Figure", "Tables", "choose_threshold", "dice", "dice_by_patient", "iou", "measure"]
+
+METRICS = {
+    "slice_dice": "slice Dice",
+    "slice_iou": "slice IoU",
+    "slice_hausdorff95_mm": "slice HD95, mm",
+    "slice_hausdorff95_px": "slice HD95, px",
+    "slice_surface_dice_mm": "slice surface Dice, mm known",
+    "slice_surface_dice_px": "slice surface Dice, px",
+    "volume_dice": "volume Dice",
+    "volume_iou": "volume IoU",
+    "volume_hausdorff95_mm": "volume HD95, mm",
+    "volume_hausdorff95_px": "volume HD95, px",
+    "volume_surface_dice_mm": "volume surface Dice, mm known",
+    "volume_surface_dice_px": "volume surface Dice, px",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+    "mcc": "MCC",
+    "roc_auc": "ROC-AUC",
+    "average_precision": "average precision",
+    "brier_score": "Brier score",
+    "expected_calibration_error": "expected calibration error",
+    "combined": "combined",
+    "false_mask_rate": "false-mask rate",
+    "contradiction_rate": "contradiction rate",
+    "both_right_rate": "both-right rate",
+    "patient_sensitivity": "patient sensitivity",
+    "patient_specificity": "patient specificity",
+    "patient_roc_auc": "patient ROC-AUC",
+    "always_tumor_accuracy": 'accuracy of "always tumor"',
+}
+"""Names of the figures, in the order of reports, and how they are called there."""
+
+SUPPORT = {name: whole for name, (_, whole) in RATIOS.items()} | {
+    "f1": "known",
+    "balanced_accuracy": "known",
+    "mcc": "known",
+    "expected_calibration_error": "known",
+    "roc_auc": "known",
+    "average_precision": "known",
+}
+"""The term that is not 0 for the slices or scans that stand behind a figure."""
 
 _HALF = 0.5
-_COUNTS = ["tp", "fp", "fn"]
 
 
 class Figure(NamedTuple):
@@ -50,6 +81,24 @@ class Figure(NamedTuple):
         """Plain values; JSON has no NaN, so undefined is null."""
         value = None if math.isnan(self.value) else self.value
         return {"value": value, "n_slices": self.n_slices, "n_patients": self.n_patients}
+
+
+class Tables(NamedTuple):
+    """One model on one set of slices, as slices, scans and patients, each with its terms beside it."""
+
+    cases: pd.DataFrame
+    volumes: pd.DataFrame
+    patients: pd.DataFrame
+    slice_terms: pd.DataFrame
+    volume_terms: pd.DataFrame
+    patient_terms: pd.DataFrame
+
+    @classmethod
+    def of(cls, cases: pd.DataFrame, volumes: pd.DataFrame | None = None) -> Tables:
+        """From rows of one model; ``volumes`` are its scans with their distances, where measured."""
+        volumes = make_volumes(cases) if volumes is None else volumes
+        patients = make_patients(cases, volumes)
+        return cls(cases, volumes, patients, slice_terms(cases), volume_terms(volumes), patient_terms(patients))
 
 
 def dice(tp: float, fp: float, fn: float) -> float:
@@ -74,22 +123,52 @@ def iou(tp: float, fp: float, fn: float) -> float:
     return tp / total if total else math.nan
 
 
-def measure(cases: pd.DataFrame) -> dict[str, Figure]:
+def measure(tables: pd.DataFrame | Tables) -> dict[str, Figure]:
     """All figures of one model on one set of slices.
 
-    ``slice_dice`` and ``slice_iou`` are means over slices. ``volume_dice`` sums the counts of a study's slices first and is
-    the mean over studies, of sources in which tumors are outlined at all: in a yes/no set a Dice could only be 0 or
-    undefined, and the false-mask rate says that better. ``combined`` is the mean of ``slice_dice`` and ``accuracy``;
-    ``always_tumor_accuracy`` is what answering "tumor" every time would score.
+    ``slice_dice`` and ``slice_iou`` are means over slices. ``volume_dice`` sums the counts of a scan's slices first and is
+    the mean over scans, see `slicewise.evaluation.cases.make_volumes`. ``combined`` is the mean of ``slice_dice`` and
+    ``accuracy``; ``always_tumor_accuracy`` is what answering "tumor" every time would score.
 
     Args:
-        cases: Rows of one model, with the columns of `slicewise.evaluation.cases.CASE_COLUMNS`.
+        tables: Rows of one model, with the columns of `slicewise.evaluation.cases.CASE_COLUMNS`.
     """
-    figures = {**_segmentation(cases[cases["tp"].notna()]), **_classification(cases)}
-    both = cases[cases["tp"].notna() | _is_classified(cases)]
-    combined = (figures["slice_dice"].value + figures["accuracy"].value) / 2
-    figures["combined"] = Figure(combined, *((0, 0) if math.isnan(combined) else _sizes(both)))
-    return {name: figures[name] for name in METRICS}
+    if isinstance(tables, pd.DataFrame):
+        tables = Tables.of(tables)
+    frames = (tables.slice_terms, tables.volume_terms, tables.patient_terms)
+    sums = {str(name): np.asarray(column.sum()) for frame in frames for name, column in frame.items()}
+    values = {name: float(value) for name, value in figures_of(sums).items()} | _ranks(tables)
+    return {name: Figure(values[name], *((0, 0) if math.isnan(values[name]) else _sizes(tables, name))) for name in METRICS}
+
+
+def _ranks(tables: Tables) -> dict[str, float]:
+    known = tables.cases[tables.slice_terms["known"].to_numpy(bool)]
+    patients = tables.patients[tables.patients["label"].notna()]
+    ranks = {"roc_auc": math.nan, "average_precision": math.nan, "patient_roc_auc": math.nan}
+    if known["label"].nunique() == 2:
+        label, probability = known["label"].to_numpy(bool), known["probability"].to_numpy(float)
+        ranks["roc_auc"] = float(roc_auc_score(label, probability))
+        ranks["average_precision"] = float(average_precision_score(label, probability))
+    if patients["label"].nunique() == 2:
+        label, probability = patients["label"].to_numpy(bool), patients["probability"].to_numpy(float)
+        ranks["patient_roc_auc"] = float(roc_auc_score(label, probability))
+    return ranks
+
+
+def _sizes(tables: Tables, name: str) -> tuple[int, int]:
+    """Slices and patients behind a figure."""
+    if name == "combined":
+        rows = tables.cases[(tables.slice_terms["known"] + tables.cases["tp"].notna()).to_numpy() > 0]
+    elif name == "patient_roc_auc":
+        rows = tables.patients[tables.patients["label"].notna()]
+    elif SUPPORT[name] in tables.slice_terms:
+        rows = tables.cases[tables.slice_terms[SUPPORT[name]].to_numpy() > 0]
+    elif SUPPORT[name] in tables.volume_terms:
+        rows = tables.volumes[tables.volume_terms[SUPPORT[name]].to_numpy() > 0]
+    else:
+        rows = tables.patients[tables.patient_terms[SUPPORT[name]].to_numpy() > 0]
+    n_slices = int(rows["n_slices"].sum()) if "n_slices" in rows else len(rows)
+    return n_slices, len(rows[["source", "patient_id"]].drop_duplicates())
 
 
 def dice_by_patient(cases: pd.DataFrame) -> pd.Series[float]:
@@ -98,7 +177,9 @@ def dice_by_patient(cases: pd.DataFrame) -> pd.Series[float]:
     Args:
         cases: As for `measure`; rows without counts are passed over.
     """
-    return _volumes(cases[cases["tp"].notna()]).groupby(["source", "patient_id"])["dice"].mean()
+    volumes = make_volumes(cases)
+    scores = 2 * volumes["tp"] / (2 * volumes["tp"] + volumes["fp"] + volumes["fn"])
+    return volumes.assign(dice=scores).groupby(["source", "patient_id"])["dice"].mean()
 
 
 def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, sensitivity: float) -> float:
@@ -119,69 +200,3 @@ def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, sensitivity:
     next_lower = float(probabilities[probabilities < lowest_called].max(initial=0.0))
     middle = (lowest_called + next_lower) / 2
     return min(_HALF, middle if middle > next_lower else lowest_called)  # where no float lies between
-
-
-def _segmentation(cases: pd.DataFrame) -> dict[str, Figure]:
-    counts = cases[_COUNTS].astype("float64")
-    scored = cases[(counts.sum(axis=1) > 0).to_numpy()]
-    volumes = _volumes(cases)
-    in_volumes = cases.set_index(list(volumes.index.names)).index.isin(volumes.index)
-    free = cases[(cases["mask_state"] == "empty").to_numpy()]
-    false_masks = (free["predicted_area_px"] > 0).astype("float64")
-    return {
-        "slice_dice": _mean_over(scored, [dice(*row) for row in counts.loc[scored.index].itertuples(index=False)]),
-        "slice_iou": _mean_over(scored, [iou(*row) for row in counts.loc[scored.index].itertuples(index=False)]),
-        "volume_dice": _mean_over(cases[in_volumes], volumes["dice"].to_list()),
-        "false_mask_rate": _mean_over(free, false_masks.to_list()),
-    }
-
-
-def _volumes(cases: pd.DataFrame) -> pd.DataFrame:
-    """Counts and ``dice`` of each scan of sources in which tumors are outlined; scans without any pixel are left out."""
-    keys = ["source", "patient_id", "study_id", "sequence"]
-    outlined = cases[cases["source"].isin(cases.loc[cases["mask_state"] == "present", "source"])]
-    counts = outlined.astype(dict.fromkeys(_COUNTS, "float64")).groupby(keys, dropna=False)[_COUNTS].sum()
-    counts = counts[counts.sum(axis=1) > 0]
-    return counts.assign(dice=[dice(*row) for row in counts.itertuples(index=False)])
-
-
-def _classification(cases: pd.DataFrame) -> dict[str, Figure]:
-    known = cases[_is_classified(cases)]
-    label, called = known["label"].to_numpy(bool), known["is_tumor"].to_numpy(bool)
-    true_positive, true_negative = int((label & called).sum()), int((~label & ~called).sum())
-    positives, negatives, calls = int(label.sum()), int((~label).sum()), int(called.sum())
-    auc = roc_auc_score(label, known["probability"].to_numpy(float)) if positives and negatives else math.nan
-    rates = {
-        "accuracy": _ratio(true_positive + true_negative, len(known)),
-        "precision": _ratio(true_positive, calls),
-        "sensitivity": _ratio(true_positive, positives),
-        "specificity": _ratio(true_negative, negatives),
-        "f1": _ratio(2 * true_positive, positives + calls),
-        "roc_auc": float(auc),
-        "always_tumor_accuracy": _ratio(positives, len(known)),
-    }
-    sizes = {
-        "precision": _sizes(known[called]),
-        "sensitivity": _sizes(known[label]),
-        "specificity": _sizes(known[~label]),
-    }
-    whole = _sizes(known)
-    return {name: Figure(value, *((0, 0) if math.isnan(value) else sizes.get(name, whole))) for name, value in rates.items()}
-
-
-def _is_classified(cases: pd.DataFrame) -> pd.Series[bool]:
-    return cases["label"].notna() & cases["classification"].fillna(False) & cases["probability"].notna()
-
-
-def _mean_over(cases: pd.DataFrame, values: list[float]) -> Figure:
-    if not values:
-        return Figure(math.nan, 0, 0)
-    return Figure(float(np.mean(values)), *_sizes(cases))
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
-
-
-def _sizes(cases: pd.DataFrame) -> tuple[int, int]:
-    return len(cases), int(cases.groupby("source")["patient_id"].nunique().sum())

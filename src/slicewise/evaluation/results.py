@@ -1,136 +1,258 @@
-"""Every model of a run on the same slices, and every figure computed from the resulting cases."""
+"""Every figure of a table of cases, as ``results.json`` holds them; equal tables give equal bytes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from slicewise.config import SourceConfig
-from slicewise.console import Display
-from slicewise.data.dataset import find_targets
-from slicewise.data.split import SIDES
-from slicewise.data.store import SliceStore
-from slicewise.evaluation.evaluate import evaluate
-from slicewise.evaluation.metrics import measure
-from slicewise.inference.predictor import Predictor
-from slicewise.model.checkpoint import Description
-from slicewise.records import MaskState
+from slicewise.evaluation.agreement import bland_altman
+from slicewise.evaluation.baselines import BASELINES, source_frequencies
+from slicewise.evaluation.calibration import decision_curve, reliability
+from slicewise.evaluation.comparison import Assessed, compare_models, constant_answer
+from slicewise.evaluation.facts import Facts
+from slicewise.evaluation.intervals import Estimate, Resampling, Sample
+from slicewise.evaluation.metrics import METRICS, Tables
+from slicewise.evaluation.patients import PATIENT_KEYS
+from slicewise.evaluation.selective import area_under_risk_coverage, choose_referral, risk_coverage
+from slicewise.evaluation.statistics import percentile_interval, wilson_interval
+from slicewise.evaluation.subgroups import assess_subgroups, name_worst
 
-__all__ = ["evaluate_models", "summarize"]
+__all__ = ["FORMAT", "choose_main", "summarize"]
 
-_MODELS = (
-    ("phases", "segmentation"),
-    ("phases", "classification"),
-    ("phases", "joint"),
-    ("single_task", "segmentation"),
-    ("single_task", "classification"),
-)
-
-
-def evaluate_models(
-    folder: Path, sources: Mapping[str, SourceConfig], store: SliceStore, sides: pd.Series[str], display: Display
-) -> tuple[pd.DataFrame, dict[tuple[str, str], Description]]:
-    """Predict the val and test slices with every checkpoint of a run.
-
-    Args:
-        folder: The run's.
-        sources: Data sources by name, for their settings.
-        store: The slices.
-        sides: Side of each row of the store.
-        display: Where progress goes.
-
-    Returns:
-        The table of cases; and each model's description by its section and name in the results.
-
-    Raises:
-        CheckpointError: A phase has no checkpoint.
-    """
-    targets = find_targets(store.table, sources)
-    scored = targets.mask_known | targets.label_known
-    rows = {side: np.flatnonzero((sides == side).to_numpy() & scored) for side in ("val", "test")}
-    tables, descriptions = [], {}
-    for section, name in _MODELS:
-        if section == "single_task" and not (folder / section / name).is_dir():
-            continue
-        predictor = Predictor.from_checkpoint(folder / section / name)
-        descriptions[section, name] = predictor.description
-        for side, of_side in rows.items():
-            with display.bar(f"{predictor.description.name}, {side}", len(of_side)) as progress:
-                tables.append(
-                    evaluate(
-                        predictor,
-                        store,
-                        targets,
-                        of_side,
-                        model=predictor.description.name,
-                        split=side,
-                        progress=progress,
-                    )
-                )
-    return pd.concat(tables, ignore_index=True), descriptions
+FORMAT = "slicewise-results/1"
+_SECTIONS = {
+    "segmentation": ("phases", "segmentation"),
+    "classification": ("phases", "classification"),
+    "joint": ("phases", "joint"),
+    "segmentation_only": ("single_task", "segmentation"),
+    "classification_only": ("single_task", "classification"),
+    **{name: ("baselines", name) for name in BASELINES},
+}
+_DECISION_THRESHOLDS = np.arange(1, 100) / 100
+_CAM_SCORES = ("pointing", "mass_in_mask", "iou")
+_CAM_MAPS = ("cam", "center", "randomized")
 
 
-def summarize(
-    name: str,
-    sources: Mapping[str, SourceConfig],
-    store: SliceStore,
-    sides: pd.Series[str],
-    cases: pd.DataFrame,
-    descriptions: Mapping[tuple[str, str], Description],
-) -> dict[str, Any]:
+def choose_main(cases: pd.DataFrame) -> str:
+    """The model a report is about: the joint one, or else the table's first."""
+    names = list(cases["model"].unique())
+    return "joint" if "joint" in names else str(names[0])
+
+
+def summarize(cases: pd.DataFrame, volumes: pd.DataFrame, facts: Facts) -> dict[str, Any]:
     """What ``results.json`` holds.
 
     Args:
-        name: The run's.
-        sources: Data sources by name.
-        store: The slices.
-        sides: Side of each row of the store.
-        cases: Of all models.
-        descriptions: Of all models, by section and name.
+        cases: A table of cases, of any number of models.
+        volumes: Its scans.
+        facts: What the table does not say.
     """
-    results: dict[str, Any] = {"name": name, "model_id": descriptions["phases", "joint"].model_id}
-    for (section, model), description in descriptions.items():
-        of_model = cases[cases["model"] == description.name]
-        test = of_model[of_model["split"] == "test"]
-        results.setdefault(section, {})[model] = {
-            "test": _plain(test),
-            "val": _plain(of_model[of_model["split"] == "val"]),
-            "by_source": {str(source): _plain(of_source) for source, of_source in test.groupby("source")},
-            "threshold": description.threshold,
-            "parameters": description.parameters,
-            "epochs": len(description.history),
-            "duration_s": description.provenance["duration_s"],
-            **({} if description.gate is None else {"gate": description.gate}),
+    options = facts.evaluation
+    sample = Sample(resamples=options.resamples, confidence=options.confidence)
+    main = choose_main(cases)
+    # Sums of floats depend on their order: a shuffled table shall give the same bytes.
+    cases, volumes = _in_order(cases, ["slice_id"]), _in_order(volumes, ["study_id", "sequence"])
+    sides = {side: _assess(cases, volumes, side, sample) for side in ("test", "val")}
+    resampling, models = sides["test"]
+    assessed = models.get(main) or _nothing(cases, sample)
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "name": facts.name,
+        "model": main,
+        "model_id": facts.models[main].model_id if main in facts.models else None,
+        "sample": {"resamples": sample.resamples, "confidence": sample.confidence, "seed": sample.seed},
+        "test": _plain(assessed.estimates),
+        "phases": {},
+        "single_task": {},
+        "baselines": {},
+        "models": {},
+    }
+    for name in dict.fromkeys(cases["model"]):
+        section, short = _SECTIONS.get(name, ("models", name))
+        described = facts.models[name].model_dump() if name in facts.models else {}
+        results[section][short] = {
+            side: _plain(of_side[name].estimates) for side, (_, of_side) in sides.items() if name in of_side
+        } | described
+    results["constant"] = constant_answer(assessed, resampling)
+    results["comparisons"] = compare_models(models, main, resampling, facts.gate.margin, facts.gate.confidence)
+    test = cases[(cases["model"] == main) & (cases["split"] == "test")]
+    val = cases[(cases["model"] == main) & (cases["split"] == "val")]
+    known, known_val = (rows[_is_known(rows)] for rows in (test, val))
+    results["calibration"] = _calibration(known, resampling, sample)
+    results["decision_curve"] = _decision_curve(known)
+    results["predictive_values"] = _predictive_values(assessed.estimates, options.prevalences, sample.confidence)
+    results["uncertainty"] = _uncertainty(known, known_val, options.coverage, sample.confidence)
+    groups = [group.to_json() for group in assess_subgroups(test, sample)]
+    results["subgroups"] = groups
+    results["worst_subgroups"] = name_worst(groups)
+    results["tumor_volume"] = bland_altman(assessed.tables.patients)
+    results["explanations"] = _explanations(test, resampling, sample)
+    results["data"], results["skipped"] = facts.data, facts.skipped
+    return _without_nan(results)
+
+
+def _in_order(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Models as a run has them, those of other systems behind; then by side, source and patient."""
+    places = {name: place for place, name in enumerate(_SECTIONS)}
+    place = table["model"].map(places).fillna(len(places)).astype(int)
+    ordered = table.assign(place=place).sort_values(["place", *PATIENT_KEYS, *keys], ignore_index=True)
+    return ordered.drop(columns="place")
+
+
+def _assess(cases: pd.DataFrame, volumes: pd.DataFrame, side: str, sample: Sample) -> tuple[Resampling, dict[str, Assessed]]:
+    of_side, scans = cases[cases["split"] == side], volumes[volumes["split"] == side]
+    resampling, models = Resampling(of_side, sample), {}
+    for name, rows in of_side.groupby("model", sort=False):
+        tables = Tables.of(rows, scans[scans["model"] == name])
+        models[str(name)] = Assessed(tables, resampling.estimate(tables))
+    if side == "test" and not set(BASELINES) & set(models) and of_side["source"].nunique() > 1:
+        main = of_side[of_side["model"] == choose_main(cases)]
+        tables = Tables.of(source_frequencies(main), scans.head(0))
+        models["source_only"] = Assessed(tables, resampling.estimate(tables))
+    return resampling, models
+
+
+def _nothing(cases: pd.DataFrame, sample: Sample) -> Assessed:
+    """There is no test slice of the main model: every figure is undefined."""
+    tables = Tables.of(cases.head(0))
+    return Assessed(tables, Resampling(cases.head(0), sample).estimate(tables))
+
+
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: estimates[name].to_json() for name in METRICS}
+
+
+def _is_known(cases: pd.DataFrame) -> NDArray[np.bool_]:
+    known = cases["label"].notna() & cases["classification"].fillna(False) & cases["probability"].notna()
+    return known.to_numpy(bool)
+
+
+def _calibration(known: pd.DataFrame, resampling: Resampling, sample: Sample) -> dict[str, Any] | None:
+    """Before and after temperature scaling, on test; None without labels."""
+    if known.empty:
+        return None
+    label = known["label"].to_numpy(bool)
+    calibration = {}
+    for moment, column in (("before", "raw_probability"), ("after", "probability")):
+        if known[column].isna().any():
+            continue
+        tables = Tables.of(known.assign(probability=known[column]))
+        # Ranks are the same before and after, and take longest to resample.
+        estimates = resampling.estimate(tables, ranks=False)
+        figures = {name: estimates[name].to_json() for name in ("expected_calibration_error", "brier_score")}
+        bins = reliability(known[column].to_numpy(float), label)
+        calibration[moment] = figures | {"bins": bins.to_dict("records")}
+    return calibration
+
+
+def _decision_curve(known: pd.DataFrame) -> list[dict[str, Any]]:
+    if known.empty:
+        return []
+    curve = decision_curve(known["probability"].to_numpy(float), known["label"].to_numpy(bool), _DECISION_THRESHOLDS)
+    return [{str(name): value for name, value in row.items()} for row in curve.to_dict("records")]
+
+
+def _predictive_values(
+    estimates: Mapping[str, Estimate], prevalences: tuple[float, ...], confidence: float
+) -> list[dict[str, Any]]:
+    """PPV and NPV by Bayes' rule: what the operating point would mean where tumors are rarer, or more frequent."""
+    sensitivity, specificity = estimates["sensitivity"], estimates["specificity"]
+    if math.isnan(sensitivity.figure.value) or math.isnan(specificity.figure.value):
+        return []
+    rows = []
+    for prevalence in prevalences:
+        row: dict[str, Any] = {"prevalence": prevalence}
+        values = _by_bayes(sensitivity.figure.value, specificity.figure.value, prevalence)
+        # The ends of both intervals at once: wider than either, and defined where a resample has no false alarm.
+        lows = _by_bayes(sensitivity.low, specificity.low, prevalence)
+        highs = _by_bayes(sensitivity.high, specificity.high, prevalence)
+        for name, value, low, high in zip(("ppv", "npv"), values, lows, highs, strict=True):
+            row[name] = {"value": value, "low": low, "high": high}
+        rows.append(row)
+    return rows
+
+
+def _by_bayes(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    hit, alarm = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    missed, rejected = (1 - sensitivity) * prevalence, specificity * (1 - prevalence)
+    ppv = hit / (hit + alarm) if hit + alarm > 0 else math.nan
+    return ppv, rejected / (rejected + missed) if rejected + missed > 0 else math.nan
+
+
+def _uncertainty(test: pd.DataFrame, val: pd.DataFrame, coverage: float, confidence: float) -> dict[str, Any] | None:
+    """Risk and coverage on test, with the referral threshold of val; None where no uncertainty is known."""
+    test, val = test[test["uncertainty"].notna()], val[val["uncertainty"].notna()]
+    if test.empty:
+        return None
+    errors = np.where((test["is_tumor"] != test["label"]).to_numpy(bool), 1.0, 0.0)
+    uncertainty = test["uncertainty"].to_numpy(float)
+    margin = -np.abs(test["probability"].to_numpy(float) - test["threshold"].to_numpy(float))
+    threshold = choose_referral(val["uncertainty"].to_numpy(float), coverage)
+    kept = uncertainty <= threshold
+    curve = risk_coverage(errors, uncertainty)
+    points = np.unique(np.linspace(0, len(curve) - 1, 100).round().astype(int))
+    return {
+        "error_rate": float(errors.mean()),
+        "area_under_risk_coverage": area_under_risk_coverage(errors, uncertainty),
+        "area_of_probability": area_under_risk_coverage(errors, margin),
+        "coverage_asked": coverage,
+        "referral_threshold": threshold,
+        "coverage": float(kept.mean()),
+        "kept": _share(errors[kept], confidence),
+        "referred": _share(errors[~kept], confidence),
+        "n_slices": len(test),
+        "n_patients": len(test[["source", "patient_id"]].drop_duplicates()),
+        "curve": curve.iloc[points][["coverage", "risk"]].to_dict("records"),
+    }
+
+
+def _share(errors: NDArray[np.float64], confidence: float) -> dict[str, Any]:
+    count = len(errors)
+    low, high = wilson_interval(int(errors.sum()), count, confidence) if count else (math.nan, math.nan)
+    return {"value": float(errors.mean()) if count else math.nan, "low": low, "high": high, "n_slices": count}
+
+
+def _explanations(test: pd.DataFrame, resampling: Resampling, sample: Sample) -> dict[str, Any] | None:
+    """Scores of Grad-CAM, of a map of the brain's center and of a network with random weights; None where none were made."""
+    scored = test[test["cam_pointing"].notna()]
+    if scored.empty:
+        return None
+    explained: dict[str, Any] = {"n_slices": len(scored)}
+    explained["n_patients"] = len(scored[["source", "patient_id"]].drop_duplicates())
+    columns = [f"{kind}_{score}" for kind in _CAM_MAPS for score in _CAM_SCORES]
+    totals = resampling.totals(scored, scored[columns].assign(count=1.0))
+    means = pd.DataFrame(totals[:, :-1], columns=columns).div(np.where(totals[:, -1] > 0, totals[:, -1], np.nan), axis=0)
+
+    def with_interval(value: float, resampled: pd.Series[float]) -> dict[str, float]:
+        low, high = percentile_interval(np.asarray(resampled.to_numpy(float)), sample.confidence)
+        return {"value": float(value), "low": low, "high": high}
+
+    for kind in _CAM_MAPS:
+        explained[kind] = {
+            score: with_interval(scored[f"{kind}_{score}"].mean(), means[f"{kind}_{score}"]) for score in _CAM_SCORES
         }
-    results["data"] = _count_data(store.table.assign(side=sides.to_numpy()), sources)
-    results["skipped"] = store.description["skipped"]
-    return results
-
-
-def _plain(cases: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
-    return {name: figure.to_json() for name, figure in measure(cases).items()}
-
-
-def _count_data(table: pd.DataFrame, sources: Mapping[str, SourceConfig]) -> list[dict[str, Any]]:
-    """One entry a source and side."""
-    entries = []
-    for source, side in ((source, side) for source in sources for side in SIDES):
-        slices = table[(table["source"] == source) & (table["side"] == side)]
-        entries.append(
-            {
-                "source": source,
-                "layout": sources[source].layout,
-                "split": side,
-                "patients": int(slices["patient_id"].nunique()),
-                "slices": len(slices),
-                "tumor": int((slices["label"] == True).sum()),  # noqa: E712 - a nullable column
-                "tumor_free": int((slices["label"] == False).sum()),  # noqa: E712
-                "label_unknown": int(slices["label"].isna().sum()),
-                **{f"mask_{state}": int((slices["mask_state"] == state).sum()) for state in MaskState},
-            }
+    explained["above_center"] = {
+        score: with_interval(
+            scored[f"cam_{score}"].mean() - scored[f"center_{score}"].mean(),
+            means[f"cam_{score}"] - means[f"center_{score}"],
         )
-    return entries
+        for score in _CAM_SCORES
+    }
+    explained["randomized_similarity"] = float(scored["randomized_similarity"].mean())
+    return explained
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: undefined is null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,4 +1,4 @@
-"""Grad-CAM pictures of test slices, chosen by rule, so that nobody can pick the pretty ones."""
+"""Pictures of test slices, chosen by rule, so that nobody can pick the pretty ones: Grad-CAM, and the worst and random."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from slicewise.files import write_atomically
 from slicewise.inference.predictor import Predictor
 from slicewise.records import MaskState
 
-__all__ = ["choose_slices", "draw_case", "write_gallery"]
+__all__ = ["choose_examples", "choose_slices", "draw_case", "write_examples", "write_explanations"]
+
+_EACH = 8
+_SEED = 0
 
 
-def write_gallery(folder: Path, count: int, store: SliceStore, cases: pd.DataFrame, display: Display) -> None:
+def write_explanations(folder: Path, count: int, store: SliceStore, cases: pd.DataFrame, display: Display) -> None:
     """Write ``explanations/*.png`` of the joint model, in place of earlier ones.
 
     Args:
@@ -35,14 +38,44 @@ def write_gallery(folder: Path, count: int, store: SliceStore, cases: pd.DataFra
     """
     predictor = Predictor.from_checkpoint(folder)
     chosen = choose_slices(cases[(cases["model"] == "joint") & (cases["split"] == "test")], count)
-    for earlier in (folder / "explanations").glob("*.png"):
-        earlier.unlink()
+    _clear(folder / "explanations")
     with display.bar("Grad-CAM", len(chosen)) as progress:
         for number, case in enumerate(chosen.to_dict("records"), start=1):
             picture = draw_case(predictor, store, case, with_heat=True)
             name = f"{number:02d}_{case['outcome']}_{_file_name(str(case['slice_id']))}.png"
             write_atomically(folder / "explanations" / name, picture)
             progress(number, len(chosen))
+
+
+def write_examples(folder: Path, store: SliceStore, cases: pd.DataFrame) -> None:
+    """Write ``gallery/*.png``, the joint model's worst and random test slices, in place of earlier ones.
+
+    Args:
+        folder: The run's.
+        store: The slices.
+        cases: The run's table of cases.
+    """
+    predictor = Predictor.from_checkpoint(folder)
+    _clear(folder / "gallery")
+    for kind, chosen in choose_examples(cases[(cases["model"] == "joint") & (cases["split"] == "test")]).items():
+        for number, case in enumerate(chosen.to_dict("records"), start=1):
+            name = f"{kind}_{number:02d}_{_file_name(str(case['slice_id']))}.png"
+            write_atomically(folder / "gallery" / name, draw_case(predictor, store, case, with_heat=False))
+
+
+def choose_examples(cases: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The worst slices with tumor by Dice, at most one a patient, and random slices by a fixed draw.
+
+    Args:
+        cases: Of one model.
+    """
+    scored = cases[cases["tp"].notna() & (cases["reference_area_px"] > 0)].copy()
+    scored["dice"] = [dice(*row) for row in scored[["tp", "fp", "fn"]].astype(float).itertuples(index=False)]
+    ranked = scored.sort_values(["dice", "slice_id"])
+    return {
+        "worst": ranked.drop_duplicates(["source", "patient_id"]).head(_EACH),
+        "random": cases.sort_values("slice_id").sample(min(_EACH, len(cases)), random_state=_SEED),
+    }
 
 
 def choose_slices(cases: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -98,6 +131,11 @@ def _caption(case: Mapping[Any, Any]) -> str:
         overlap = dice(case["tp"], case["fp"], case["fn"])
         parts.append("both empty" if np.isnan(overlap) else f"Dice {overlap:.2f}")
     return " · ".join(parts)
+
+
+def _clear(folder: Path) -> None:
+    for earlier in folder.glob("*.png"):
+        earlier.unlink()
 
 
 def _file_name(slice_id: str) -> str:

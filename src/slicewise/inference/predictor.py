@@ -73,7 +73,13 @@ class Predictor:
     def probabilities(self, pixels: NDArray[np.float16]) -> Probabilities:
         """The network's outputs for a preprocessed slice, on the network's grid, before any decision."""
         tasks = self.description.tasks
-        return infer(self.network, pixels, segment="segmentation" in tasks, classify="classification" in tasks)
+        return infer(
+            self.network,
+            pixels,
+            segment="segmentation" in tasks,
+            classify="classification" in tasks,
+            temperature=self.description.temperature,
+        )
 
     def _answer(
         self,
@@ -92,6 +98,7 @@ class Predictor:
         mask = (pixels >= self.description.mask_threshold) & is_tumor
         return Prediction(
             probability=probabilities.tumor,
+            raw_probability=probabilities.raw_tumor,
             is_tumor=bool(is_tumor),
             mask=mask,
             tumor_probabilities=pixels,

@@ -48,6 +48,8 @@ class Description(BaseModel):
     """Meaning of low and high probability."""
     threshold: float
     """Slice probability from which the answer is "tumor"; chosen on validation."""
+    temperature: float = 1.0
+    """What the logit of the slice is divided by; fitted on validation."""
     mask_threshold: float
     """Pixel probability from which a pixel is in the mask."""
     parameters: int

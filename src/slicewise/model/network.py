@@ -128,9 +128,13 @@ class Classifier(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """One map a level, finest first, to ``(B,)`` logits."""
-        pooled = [pool(features) for features in maps[-POOLED_LEVELS:] for pool in (_mean, _maximum)]
-        logits: Tensor = self.layers(torch.cat(pooled, dim=1))
+        logits: Tensor = self.layers(self.pool(maps))
         return logits.squeeze(1)
+
+    def pool(self, maps: list[Tensor]) -> Tensor:
+        """One map a level, finest first, to what the layers read: ``(B, 2 · channels of the pooled maps)``."""
+        pooled = [pool(features) for features in maps[-POOLED_LEVELS:] for pool in (_mean, _maximum)]
+        return torch.cat(pooled, dim=1)
 
 
 class MultiTaskUNet(nn.Module):

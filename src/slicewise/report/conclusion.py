@@ -1,4 +1,4 @@
-"""Conclusions computed from the numbers: each sentence is chosen by them and carries them with its n."""
+"""Conclusions computed from the numbers: each sentence is chosen by them and carries them with interval and n."""
 
 from __future__ import annotations
 
@@ -7,11 +7,31 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from slicewise.evaluation.metrics import dice
+from slicewise.evaluation.subgroups import FEWEST_PATIENTS
+from slicewise.report.wording import behind, percent, with_interval
 
 __all__ = ["Sentence", "conclude"]
 
-_FEW_PATIENTS = 10
+_NAMES = {
+    "segmentation": "the segmentation phase",
+    "classification": "the classification phase",
+    "joint": "the joint model",
+    "segmentation_only": "a model trained for segmentation alone",
+    "classification_only": "a model trained for classification alone",
+    "metadata_only": "a classifier that sees the file's metadata alone",
+    "border_only": "a classifier that sees the picture's border alone",
+    "source_only": "a classifier that sees the source's name alone",
+}
+_TASK_METRICS = {
+    "segmentation": (("volume_dice", "volume Dice"),),
+    "segmentation_only": (("volume_dice", "volume Dice"),),
+    "classification": (("roc_auc", "ROC-AUC"),),
+    "classification_only": (("roc_auc", "ROC-AUC"),),
+}
+_BASELINES = ("metadata_only", "border_only", "source_only")
+_SIGNIFICANT = 0.05
+_MARGIN_OF_NOTE = 0.01
+_POOR_DICE = 0.5
 
 
 class Sentence(NamedTuple):
@@ -23,91 +43,128 @@ class Sentence(NamedTuple):
     """Plain text."""
 
 
-def conclude(results: Mapping[str, Any], cases: pd.DataFrame) -> list[Sentence]:
-    """What the test patients say about the joint model.
-
-    Differences are described, not tested: a sentence never claims significance.
+def conclude(results: Mapping[str, Any], patients: pd.DataFrame) -> list[Sentence]:
+    """What the test patients say about the main model.
 
     Args:
         results: Content of ``results.json``.
-        cases: The table of cases.
+        patients: Test patients of the main model, see `slicewise.evaluation.patients.make_patients`.
     """
     return [
         *_where(results),
         *_whether(results),
+        *_against_baselines(results),
         *_gate(results),
-        *_against_phases(results),
-        *_against_single_tasks(results),
-        *_worst_patient(cases),
+        *_against_models(results),
+        *_agreement_of_heads(results),
+        *_calibration(results),
+        *_uncertainty(results),
+        *_worst_patient(patients),
+        *_worst_subgroups(results),
+        *_explanations(results),
         *_cautions(results),
     ]
 
 
 def _where(results: Mapping[str, Any]) -> Iterator[Sentence]:
-    test = results["phases"]["joint"]["test"]
-    volume, false_masks = test["volume_dice"], test["false_mask_rate"]
+    volume, false_masks = results["test"]["volume_dice"], results["test"]["false_mask_rate"]
     if volume["value"] is None:
-        yield Sentence("warning", "No test slice has an outlined tumor: this run says nothing about where a tumor is.")
+        yield Sentence("warning", "No test slice has an outlined tumor: these cases say nothing about where a tumor is.")
         return
     yield Sentence(
         "finding",
-        f"On test patients of sources with outlined tumors, the joint model's masks reach a mean volume Dice of "
-        f"{volume['value']:.3f} ({_n(volume)}).",
+        "On test patients of sources with outlined tumors, the masks reach a mean volume Dice of "
+        f"{with_interval(volume)}; {behind(volume)}.",
     )
     if false_masks["value"] is not None:
-        yield Sentence(
-            "finding", f"It draws a mask in {_percent(false_masks['value'])} of the tumor-free slices ({_n(false_masks)})."
+        interval = (
+            "" if false_masks["low"] is None else f" ({percent(false_masks['low'])} to {percent(false_masks['high'])})"
         )
-    if volume["n_patients"] < _FEW_PATIENTS:
+        yield Sentence(
+            "finding",
+            f"A mask is drawn in {percent(false_masks['value'])}{interval} of the tumor-free slices; {behind(false_masks)}.",
+        )
+    if volume["n_patients"] < FEWEST_PATIENTS:
         yield Sentence(
             "warning",
-            f"The Dice comes from {volume['n_patients']} patients: an example, not a figure to compare or to rely on.",
+            f"The Dice comes from fewer than {FEWEST_PATIENTS} patients ({volume['n_patients']}): an example, not a figure "
+            "to compare or to rely on.",
         )
 
 
 def _whether(results: Mapping[str, Any]) -> Iterator[Sentence]:
-    test = results["phases"]["joint"]["test"]
-    auc, accuracy, trivial = test["roc_auc"], test["accuracy"], test["always_tumor_accuracy"]
+    auc, accuracy = results["test"]["roc_auc"], results["test"]["accuracy"]
     if accuracy["value"] is None:
-        yield Sentence("warning", "No test slice has a known label: this run says nothing about whether there is a tumor.")
+        yield Sentence("warning", "No test slice has a known label: these cases say nothing about whether there is a tumor.")
         return
     if auc["value"] is not None:
         yield Sentence(
-            "finding", f"It ranks tumor slices above tumor-free ones with a ROC-AUC of {auc['value']:.3f} ({_n(auc)})."
+            "finding",
+            f"Tumor slices are ranked above tumor-free ones with a ROC-AUC of {with_interval(auc)}; {behind(auc)}.",
         )
-    best_guess = max(trivial["value"], 1 - trivial["value"])
-    guess = "tumor" if trivial["value"] >= 0.5 else "no tumor"
-    comparison = f'{accuracy["value"]:.3f} against {best_guess:.3f} for always answering "{guess}" ({_n(accuracy)})'
-    if accuracy["value"] > best_guess:
-        yield Sentence("finding", f"Its accuracy at the operating threshold is {comparison}.")
-    else:
-        yield Sentence("warning", f"Its accuracy at the operating threshold does not beat a constant answer: {comparison}.")
     yield from _operating_point(results)
+    if accuracy["n_patients"] < FEWEST_PATIENTS:
+        yield Sentence(
+            "warning",
+            f"Labels are known of fewer than {FEWEST_PATIENTS} patients ({accuracy['n_patients']}): examples, not figures.",
+        )
+    constant = results["constant"]
+    always = f'always answering "{constant["answer"]}"'
+    if constant["answer"] == "tumor":
+        always = '"always tumor"'
+    figures = (
+        f"an accuracy of {with_interval(accuracy)} against {constant['accuracy']:.3f} for {always} "
+        f"(exact McNemar p = {constant['p_value']:.3g}, {behind(accuracy)})"
+    )
+    if constant["beaten"]:
+        yield Sentence("finding", f"It is right significantly more often than a constant answer: {figures}.")
+    else:
+        yield Sentence("warning", f"Its accuracy is not significantly above that of a constant answer: {figures}.")
 
 
 def _operating_point(results: Mapping[str, Any]) -> Iterator[Sentence]:
-    joint = results["phases"]["joint"]
-    on_val, on_test = joint["val"]["sensitivity"], joint["test"]["sensitivity"]
-    specificity = joint["test"]["specificity"]
-    if on_val["value"] is None or on_test["value"] is None:
+    model = _main(results)
+    on_val, on_test = model.get("val", {}).get("sensitivity"), results["test"]["sensitivity"]
+    specificity = results["test"]["specificity"]
+    if on_test["value"] is None:
         return
-    text = (
-        f"The threshold {joint['threshold']:.3f}, chosen on validation, where it reaches a sensitivity of "
-        f"{on_val['value']:.3f}, gives {on_test['value']:.3f} on test"
-    )
-    text += "." if specificity["value"] is None else f" at a specificity of {specificity['value']:.3f}."
-    yield Sentence("finding", text)
+    text = f"sensitivity is {with_interval(on_test)}"
+    if specificity["value"] is not None:
+        text += f" and specificity {with_interval(specificity)}"
+    if on_val is not None and on_val["value"] is not None and "threshold" in model:
+        text += (
+            f", at the threshold {model['threshold']:.3f} chosen on validation, where sensitivity is {on_val['value']:.3f}"
+        )
+    yield Sentence("finding", f"On test, {text}.")
+
+
+def _against_baselines(results: Mapping[str, Any]) -> Iterator[Sentence]:
+    """Classifiers that never see the brain: what they reach of the ROC-AUC is not evidence of a tumor being seen."""
+    compared = {entry["against"]: entry for entry in results["comparisons"]}
+    for name in _BASELINES:
+        difference = compared.get(name, {}).get("differences", {}).get("roc_auc")
+        if difference is None:
+            continue
+        theirs = results["test"]["roc_auc"]["value"] - difference["value"]
+        text = (
+            f"{_NAMES[name].capitalize()} reaches a ROC-AUC of {theirs:.3f} on the same slices; the model is "
+            f"{_signed(difference)} from it"
+        )
+        if difference["low"] is not None and difference["low"] > 0:
+            yield Sentence("finding", f"{text}.")
+        else:
+            yield Sentence("warning", f"{text}, which is not significantly more.")
 
 
 def _gate(results: Mapping[str, Any]) -> Iterator[Sentence]:
-    gate = results["phases"]["joint"].get("gate")
+    gate = results["phases"].get("joint", {}).get("gate")
     if gate is None:
         return
     last = gate["attempts"][-1]
     measured = "no patient could be compared"
     if last["low"] is not None:
         measured = (
-            f"mean difference {last['difference']:+.3f}, at least {last['low']:+.3f} with {_percent(last['confidence'])} "
+            f"mean difference {last['difference']:+.3f}, at least {last['low']:+.3f} with {percent(last['confidence'])} "
             f"confidence, {last['n_patients']} patients; margin {last['margin']:g}"
         )
     if gate["accepted"]:
@@ -126,84 +183,156 @@ def _gate(results: Mapping[str, Any]) -> Iterator[Sentence]:
         )
 
 
-def _against_phases(results: Mapping[str, Any]) -> Iterator[Sentence]:
-    phases = results["phases"]
-    before, after = (phases[name]["test"]["volume_dice"] for name in ("segmentation", "joint"))
-    yield from _compare("Joint training", after, "the segmentation phase before it", before, "volume Dice")
-
-
-def _against_single_tasks(results: Mapping[str, Any]) -> Iterator[Sentence]:
-    single, joint = results.get("single_task", {}), results["phases"]["joint"]
-    for task, metric, name in (("segmentation", "volume_dice", "volume Dice"), ("classification", "roc_auc", "ROC-AUC")):
-        if task in single:
-            other = single[task]["test"][metric]
-            yield from _compare("The joint model", joint["test"][metric], f"a model trained for {task} alone", other, name)
-    if {"segmentation", "classification"} <= set(single):
+def _against_models(results: Mapping[str, Any]) -> Iterator[Sentence]:
+    for entry in results["comparisons"]:
+        other = entry["against"]
+        if other in _BASELINES:
+            continue
+        for metric, name in _TASK_METRICS.get(other, (("volume_dice", "volume Dice"), ("roc_auc", "ROC-AUC"))):
+            difference = entry["differences"].get(metric)
+            if difference is None:
+                continue
+            test = next((test for test in entry["tests"] if test["metric"] == metric), None)
+            tested = "" if test is None or test["p_adjusted"] is None else f", {test['test']} p = {test['p_adjusted']:.3g}"
+            certain = difference["low"] is not None and (difference["low"] > 0 or difference["high"] < 0)
+            adjusted = test is not None and test["p_adjusted"] is not None and test["p_adjusted"] < _SIGNIFICANT
+            verdict = "a difference that is significant" if certain and adjusted else "no significant difference"
+            worse = difference["value"] < -_MARGIN_OF_NOTE
+            yield Sentence(
+                "warning" if worse else "finding",
+                f"Against {_NAMES.get(other, other)} the {name} differs by {_signed(difference)}: {verdict} "
+                f"({behind(difference)}{tested}, adjusted by Holm).",
+            )
+    single, joint = results["single_task"], results["phases"].get("joint", {})
+    if {"segmentation", "classification"} <= set(single) and "parameters" in joint:
         two = sum(single[task]["parameters"] for task in ("segmentation", "classification"))
         yield Sentence(
             "finding",
             f"One model of {joint['parameters'] / 1e6:.2f} million parameters does what the two do with "
-            f"{two / 1e6:.2f} million ({_percent(joint['parameters'] / two)}).",
+            f"{two / 1e6:.2f} million ({percent(joint['parameters'] / two)}).",
         )
 
 
-def _compare(
-    subject: str, value: Mapping[str, Any], other_name: str, other: Mapping[str, Any], metric: str
-) -> Iterator[Sentence]:
-    if value["value"] is None or other["value"] is None:
+def _agreement_of_heads(results: Mapping[str, Any]) -> Iterator[Sentence]:
+    contradiction, both = results["test"]["contradiction_rate"], results["test"]["both_right_rate"]
+    if contradiction["value"] is None or both["value"] is None:
         return
-    difference = value["value"] - other["value"]
-    if abs(difference) < 0.0005:
-        verdict = f"equals {other_name} in {metric} ({value['value']:.3f}"
-    else:
-        verdict = f"{'gains' if difference > 0 else 'loses'} {abs(difference):.3f} {metric} against {other_name} "
-        verdict += f"({value['value']:.3f} and {other['value']:.3f}"
-    kind: Literal["finding", "warning"] = "warning" if difference < -0.01 else "finding"
-    yield Sentence(kind, f"{subject} {verdict}; {_n(value)}; not tested for significance).")
+    yield Sentence(
+        "finding",
+        f"The two heads contradict each other in {percent(contradiction['value'])} of the slices; answer and mask are both "
+        f"right (a Dice of at least 0.5, or rightly no mask) in {percent(both['value'])}; {behind(both)}.",
+    )
 
 
-def _worst_patient(cases: pd.DataFrame) -> Iterator[Sentence]:
-    joint = cases[(cases["model"] == "joint") & (cases["split"] == "test") & cases["tp"].notna()]
-    counts = joint.groupby(["source", "patient_id"])[["tp", "fp", "fn"]].sum().astype(float)
-    counts = counts[(counts["tp"] + counts["fn"]) > 0]
-    if counts.empty:
+def _calibration(results: Mapping[str, Any]) -> Iterator[Sentence]:
+    moments = results["calibration"] or {}
+    if "after" not in moments:
         return
-    scores = counts.apply(lambda row: dice(*row), axis=1)
-    worst = scores.reset_index().iloc[scores.argmin()]
-    poor = int((scores < 0.5).sum())
+    after = moments["after"]["expected_calibration_error"]
+    before = ""
+    if "before" in moments:
+        before = f", before temperature scaling {with_interval(moments['before']['expected_calibration_error'])}"
+    yield Sentence(
+        "finding",
+        f"The expected calibration error is {with_interval(after)}{before}; {behind(after)}.",
+    )
+
+
+def _uncertainty(results: Mapping[str, Any]) -> Iterator[Sentence]:
+    uncertainty = results["uncertainty"]
+    if uncertainty is None:
+        return
+    kept, referred = uncertainty["kept"], uncertainty["referred"]
+    told = (
+        f"With the least certain slices referred to a reader ({percent(1 - uncertainty['coverage'])} on test), "
+        f"{percent(kept['value'] or 0)} of the answers that remain are wrong, in place of "
+        f"{percent(uncertainty['error_rate'])}"
+    )
+    if referred["value"] is not None:
+        told += f"; of those referred {percent(referred['value'])} would have been"
+    helps = uncertainty["area_under_risk_coverage"] < uncertainty["error_rate"]
+    yield Sentence(
+        "finding" if helps or not uncertainty["error_rate"] else "warning",
+        f"{told}. Area under the risk-coverage curve {uncertainty['area_under_risk_coverage']:.4f}; an uncertainty that "
+        f"tells nothing has {uncertainty['error_rate']:.4f}.",
+    )
+
+
+def _worst_patient(patients: pd.DataFrame) -> Iterator[Sentence]:
+    scored = patients[patients["volume_dice"].notna() & (patients["reference_px"] > 0)]
+    if scored.empty:
+        return
+    worst = scored.sort_values(["volume_dice", "source", "patient_id"]).iloc[0]
+    poor = int((scored["volume_dice"] < _POOR_DICE).sum())
     yield Sentence(
         "finding",
         f"The worst test patient with tumor is {worst['patient_id']} of {worst['source']}, "
-        f"with a Dice of {scores.min():.3f}; {poor} of {len(scores)} are below 0.5.",
+        f"with a Dice of {worst['volume_dice']:.3f}; {poor} of {len(scored)} are below {_POOR_DICE}.",
+    )
+
+
+def _worst_subgroups(results: Mapping[str, Any]) -> Iterator[Sentence]:
+    groups = {(group["dimension"], group["name"]): group for group in results["subgroups"]}
+    for worst in results["worst_subgroups"]:
+        low, high = (groups[worst["dimension"], worst[which]] for which in ("name", "best"))
+        lowest, highest = (group["figures"][worst["metric"]] for group in (low, high))
+        yield Sentence(
+            "finding",
+            f"By {worst['dimension']}, {worst['name']} is lowest: {worst['metric'].replace('_', ' ')} "
+            f"{with_interval(lowest)} "
+            f"of {low['n_patients']} patients, against {with_interval(highest)} for {worst['best']} of {high['n_patients']}"
+            f"{_overlap(lowest, highest)}.",
+        )
+
+
+def _explanations(results: Mapping[str, Any]) -> Iterator[Sentence]:
+    explained = results["explanations"]
+    if explained is None:
+        return
+    above = explained["above_center"]["pointing"]
+    better = above["low"] is not None and above["low"] > 0
+    yield Sentence(
+        "finding" if better else "warning",
+        f"Grad-CAM's strongest point lies on the tumor in {percent(explained['cam']['pointing']['value'])} of the slices "
+        f"with one; pointing at the brain's center does in {percent(explained['center']['pointing']['value'])}, so the map "
+        f"{'tells more than' if better else 'was not shown to tell more than'} the center (difference {_signed(above)}, "
+        f"{behind(explained)}). Its rank correlation with the map of randomized weights is "
+        f"{explained['randomized_similarity'] or 0:.2f}.",
     )
 
 
 def _cautions(results: Mapping[str, Any]) -> Iterator[Sentence]:
-    by_source = results["phases"]["joint"]["by_source"]
-    trained = [entry for entry in results["data"] if entry["split"] == "train"]
-    for entry in trained:
-        of_source = by_source.get(entry["source"], {})
-        takes_part = of_source.get("accuracy", {}).get("value") is not None
-        if takes_part and not (entry["tumor"] and entry["tumor_free"]):
+    known = {group["name"]: group["figures"] for group in results["subgroups"] if group["dimension"] == "source"}
+    for entry in results["data"]:
+        takes_part = known.get(entry["source"], {}).get("accuracy", {}).get("value") is not None
+        if entry["split"] == "train" and takes_part and not (entry["tumor"] and entry["tumor_free"]):
             only = "tumor" if entry["tumor"] else "no tumor"
             yield Sentence(
                 "warning",
                 f"Source {entry['source']} teaches classification but has only {only!r} slices: the model may have "
                 "learned to recognize the source.",
             )
-    classified = {
-        name: figures["accuracy"] for name, figures in by_source.items() if figures["accuracy"]["value"] is not None
-    }
-    if len(classified) > 1:
-        parts = ", ".join(f"{name} {figure['value']:.3f} ({_n(figure)})" for name, figure in sorted(classified.items()))
-        yield Sentence("finding", f"Accuracy by source: {parts}.")
     if results["skipped"]:
         yield Sentence("warning", f"{len(results['skipped'])} files could not be read and are missing from every figure.")
 
 
-def _n(figure: Mapping[str, Any]) -> str:
-    return f"n = {figure['n_slices']} slices of {figure['n_patients']} patients"
+def _main(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The main model's entry, wherever it stands."""
+    name = results["model"]
+    for section in ("phases", "models", "single_task"):
+        if name in results[section]:
+            found: Mapping[str, Any] = results[section][name]
+            return found
+    return {}
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    if None in (one["low"], other["low"]) or one["high"] < other["low"] or other["high"] < one["low"]:
+        return ""
+    return "; their intervals overlap"
+
+
+def _signed(difference: Mapping[str, Any]) -> str:
+    if difference["low"] is None:
+        return f"{difference['value']:+.3f}"
+    return f"{difference['value']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"

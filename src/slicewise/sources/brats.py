@@ -105,6 +105,7 @@ def read_study(study: Study) -> Iterator[Slice | FileError]:
                 sequence=sequence,
                 plane="axial",
                 spacing_mm=volume.spacing_mm[1:],
+                slice_spacing_mm=volume.spacing_mm[0],
                 file=file,
                 mask_file=seg_file,
             )

@@ -28,7 +28,7 @@ from slicewise.training.phases import Phase, next_attempt, plan_phases
 from slicewise.training.processes import open_fabric
 from slicewise.training.state import StateKeeper
 from slicewise.training.supervision import Data, check_supervision
-from slicewise.training.validate import Validation, validate
+from slicewise.training.validate import OperatingPoint, Validation, validate
 from slicewise.training.watch import Watchers
 
 __all__ = ["gather_data", "is_interrupted", "select_phases", "train_run"]
@@ -124,7 +124,7 @@ class _Kept(NamedTuple):
     """What becomes a phase's checkpoint."""
 
     network: MultiTaskUNet
-    threshold: float
+    operating_point: OperatingPoint
     metrics: dict[str, dict[str, float | int | None]]
     resort: Verdict | None
     """The gate's on the last resort, where that is kept."""
@@ -179,12 +179,12 @@ class _Trainer:
                 f"{outcome.verdict.difference or 0:+.3f}, low {outcome.verdict.low or 0:+.3f}); attempt "
                 f"{attempt.attempt} begins"
             )
-        kept = _Kept(network, outcome.threshold, outcome.metrics, None)
+        kept = _Kept(network, outcome.operating_point, outcome.metrics, None)
         if gate is not None and resort is not None and not (outcome.verdict and outcome.verdict.accepted):
             validation = self._validate(resort.to(self.fabric.device), phase)
             kept = _Kept(
                 resort.to("cpu"),
-                validation.threshold,
+                validation.operating_point,
                 {name: figure.to_json() for name, figure in validation.figures.items()},
                 gate.judge(validation.dice_by_patient),
             )
@@ -210,7 +210,8 @@ class _Trainer:
             name=phase.name,
             tasks=phase.tasks,
             architecture=config.model,
-            threshold=kept.threshold,
+            temperature=kept.operating_point.temperature,
+            threshold=kept.operating_point.threshold,
             mask_threshold=config.evaluation.mask_threshold,
             parameters=kept.network.count_parameters(parts),
             data_fingerprint=self.data.store.fingerprint,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from slicewise.data.dataset import Targets
 from slicewise.data.store import SliceStore
+from slicewise.evaluation.calibration import apply_temperature, fit_temperature
 from slicewise.evaluation.cases import make_cases, pixel_counts
 from slicewise.evaluation.metrics import Figure, choose_threshold, dice, dice_by_patient, measure
 from slicewise.model.infer import infer
@@ -21,7 +23,16 @@ from slicewise.training.phases import Phase
 from slicewise.training.processes import gather_items, share_of
 from slicewise.training.supervision import supervised_rows
 
-__all__ = ["Validation", "validate"]
+__all__ = ["OperatingPoint", "Validation", "validate"]
+
+
+class OperatingPoint(NamedTuple):
+    """From the logit of a slice to an answer."""
+
+    temperature: float = 1.0
+    """What the logit is divided by, so that probabilities are frequencies."""
+    threshold: float = 0.5
+    """Probability, so scaled, from which the answer is "tumor"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +40,9 @@ class Validation:
     """What an epoch reached."""
 
     figures: Mapping[str, Figure]
-    """By name; decisions are made at ``threshold``, masks are the decoder's alone."""
-    threshold: float
-    """The operating threshold that these predictions suggest."""
+    """By name; decisions are made at the operating point, masks are the decoder's alone."""
+    operating_point: OperatingPoint
+    """What these predictions suggest."""
     dice_by_patient: pd.Series[float]
     """Volume Dice by source and patient, of sources in which tumors are outlined."""
     score: float
@@ -70,7 +81,7 @@ def validate(
     outcomes: list[dict[str, object]] = []
     for row in rows[share.rank :: share.processes]:
         probabilities = infer(network, store.images[row], segment=phase.segments, classify=phase.classifies)
-        outcome: dict[str, object] = {"probability": probabilities.tumor, "classification": targets.label_known[row]}
+        outcome: dict[str, object] = {"raw_probability": probabilities.raw_tumor, "classification": targets.label_known[row]}
         if probabilities.mask is not None:
             mask = probabilities.mask >= mask_threshold
             outcome["predicted_area_px"] = int(mask.sum())
@@ -79,10 +90,18 @@ def validate(
         outcomes.append(outcome)
     outcomes = gather_items(fabric, outcomes)
     cases = make_cases(store.table, rows, outcomes, model=phase.name, split="val")
-    known = cases[cases["classification"].fillna(False)]
-    threshold = choose_threshold(known["label"].to_numpy(bool), known["probability"].to_numpy(float), sensitivity)
-    figures = measure(cases.assign(threshold=threshold, is_tumor=cases["probability"] >= threshold))
+    known = cases["classification"].fillna(False).to_numpy(bool)
+    label, raw = cases.loc[known, "label"].to_numpy(bool), cases["raw_probability"].to_numpy(float)
+    temperature = fit_temperature(raw[known], label)
+    probability = apply_temperature(raw, temperature)
+    threshold = choose_threshold(label, probability[known], sensitivity)
+    figures = measure(cases.assign(probability=probability, threshold=threshold, is_tumor=probability >= threshold))
     pooled_dice = dice(*cases[["tp", "fp", "fn"]].sum().astype(float))
     wanted = [pooled_dice] * phase.segments + [figures["roc_auc"].value] * phase.classifies
     defined = [value for value in wanted if not math.isnan(value)]
-    return Validation(figures, threshold, dice_by_patient(cases), float(np.mean(defined)) if defined else 0.0)
+    return Validation(
+        figures,
+        OperatingPoint(temperature, threshold),
+        dice_by_patient(cases),
+        float(np.mean(defined)) if defined else 0.0,
+    )

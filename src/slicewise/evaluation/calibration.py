@@ -1,0 +1,171 @@
+"""Do predicted probabilities mean what they say, how they are made to, and what a decision by them is worth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+from slicewise.evaluation.statistics import wilson_interval
+
+__all__ = ["apply_temperature", "decision_curve", "expected_calibration_error", "fit_temperature", "reliability"]
+
+_NEAREST = 2.0**-53
+"""How near to 0 and 1 a probability is taken for: 1 minus this is the largest float64 below 1."""
+_LOWEST, _HIGHEST = 0.05, 20.0
+_CONFIDENCE = 0.95
+
+
+def fit_temperature(probabilities: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
+    """The temperature at which the labels are likeliest (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+    Labels are taken as not quite certain, (P + 1) / (P + 2) for P tumors and 1 / (N + 2) for N others, as Platt (1999) does:
+    where the two classes are told apart without an error the likeliest temperature would otherwise be 0. The loss is convex
+    in the temperature's inverse: there is one minimum.
+
+    Args:
+        probabilities: ``(N,)``, of a tumor, 0..1, of cases the model was not trained on; NaN is passed over.
+        labels: ``(N,)``, is there a tumor?
+
+    Returns:
+        0.05..20; above 1 where the model was too sure. 1 where there are no cases or one class only, for these cannot tell.
+
+    >>> too_sure = np.array([0.99, 0.99, 0.99, 0.01, 0.01, 0.01] * 100)
+    >>> temperature = fit_temperature(too_sure, np.array([True, True, False, False, False, True] * 100))
+    >>> round(temperature, 1), apply_temperature(too_sure[:1], temperature).round(2).tolist()
+    (6.7, [0.67])
+    """
+    finite = np.isfinite(probabilities)
+    probabilities, labels = probabilities[finite], labels[finite]
+    if labels.all() or not labels.any():
+        return 1.0
+    logits, tumors, others = _logits(probabilities), np.count_nonzero(labels), np.count_nonzero(~labels)
+    targets = np.where(labels, (tumors + 1) / (tumors + 2), 1 / (others + 2))
+
+    def loss(log: float) -> float:
+        scaled = logits * math.exp(-log)
+        return float((targets * np.logaddexp(0, -scaled) + (1 - targets) * np.logaddexp(0, scaled)).mean())
+
+    bounds = (math.log(_LOWEST), math.log(_HIGHEST))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+
+
+def apply_temperature(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Divide the logits by a temperature. The order stays, and so do those above 0.5.
+
+    Args:
+        probabilities: Of a tumor, 0..1, any shape. Nearer to 0 or 1 than a float64 can be to 1 is taken for that near.
+        temperature: Above 0; 1 changes nothing, not a bit.
+
+    >>> apply_temperature(np.array([0.1, 0.5, 0.9]), 2.0).round(3).tolist()
+    [0.25, 0.5, 0.75]
+    """
+    if temperature == 1:
+        return np.array(probabilities, np.float64)
+    return np.asarray(expit(_logits(probabilities) / temperature), np.float64)
+
+
+def reliability(probabilities: NDArray[np.float64], labels: NDArray[np.bool_], bins: int = 10) -> pd.DataFrame:
+    """How often there is a tumor where the model says how probable one is.
+
+    Args:
+        probabilities: ``(N,)``, of a tumor, 0..1.
+        labels: ``(N,)``, is there a tumor?
+        bins: Of equal width, each without its lower and with its upper end; 0 is in the first.
+
+    Returns:
+        One row a bin: ``low`` and ``high``, its ends; ``n``, its cases; ``mean_probability``; ``tumor_share``; ``share_low``
+        and ``share_high``, the share's 95 % interval by Wilson, which takes the cases as independent. NaN where empty.
+
+    >>> reliability(np.array([0.1, 0.2, 0.6, 0.8]), np.array([False, True, True, True]), bins=2).round(2)
+       low  high  n  mean_probability  tumor_share  share_low  share_high
+    0  0.0   0.5  2              0.15          0.5       0.09        0.91
+    1  0.5   1.0  2              0.70          1.0       0.34        1.00
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    bin_of = np.searchsorted(edges[1:-1], probabilities)
+    n, tumors = np.bincount(bin_of, minlength=bins), np.bincount(bin_of, labels, minlength=bins)
+    counts = np.where(n, n, np.nan)
+    intervals = [
+        wilson_interval(int(found), int(count), _CONFIDENCE) if count else (math.nan, math.nan)
+        for found, count in zip(tumors, n, strict=True)
+    ]
+    low, high = np.array(intervals).T
+    return pd.DataFrame(
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "n": n,
+            "mean_probability": np.bincount(bin_of, probabilities, minlength=bins) / counts,
+            "tumor_share": tumors / counts,
+            "share_low": low,
+            "share_high": high,
+        }
+    )
+
+
+def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.bool_], bins: int = 10) -> float:
+    """Mean gap between probability and share of tumors over the bins of `reliability`, weighted by their cases.
+
+    Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602, in the binary form: of the probability of a tumor, not of
+    the predicted class. The expectation over a sample is above that of the model, the more so the fewer cases a bin has.
+
+    Args:
+        probabilities: ``(N,)``, of a tumor, 0..1.
+        labels: ``(N,)``, is there a tumor?
+        bins: Of equal width.
+
+    Returns:
+        0..1; NaN without cases.
+
+    >>> expected_calibration_error(np.array([0.25, 0.25, 0.75, 0.75]), np.array([False, False, True, True]), bins=2)
+    0.25
+    """
+    table = reliability(probabilities, labels, bins)
+    gaps = table["n"] * (table["mean_probability"] - table["tumor_share"]).abs()
+    return float(gaps.sum() / len(probabilities)) if len(probabilities) else math.nan
+
+
+def decision_curve(
+    probabilities: NDArray[np.float64], labels: NDArray[np.bool_], thresholds: NDArray[np.float64]
+) -> pd.DataFrame:
+    """Net benefit of acting on the model (Vickers and Elkin 2006, https://doi.org/10.1177/0272989X06295361).
+
+    Who acts from a probability of t on takes (1 - t) / t false alarms for one tumor found. In units of tumors found:
+    TP / N - FP / N · t / (1 - t). A model is worth having at thresholds where it is above both other columns.
+
+    Args:
+        probabilities: ``(N,)``, of a tumor, 0..1, calibrated.
+        labels: ``(N,)``, is there a tumor?
+        thresholds: ``(T,)``, 0..1 without 1; a case is acted on from the threshold on.
+
+    Returns:
+        One row a threshold: ``threshold``, and the net benefit of acting on the ``model``, on all (``treat_all``) and on
+        nobody (``treat_none``, 0). NaN without cases.
+
+    >>> decision_curve(np.array([0.1, 0.3, 0.6, 0.9]), np.array([False, False, True, True]), np.array([0.2, 0.5]))
+       threshold   model  treat_all  treat_none
+    0        0.2  0.4375      0.375         0.0
+    1        0.5  0.5000      0.000         0.0
+    """
+    count = len(labels) or math.nan
+    tumor, free = np.sort(probabilities[labels.astype(bool)]), np.sort(probabilities[~labels.astype(bool)])
+    odds = thresholds / (1 - thresholds)
+    found = len(tumor) - np.searchsorted(tumor, thresholds)
+    alarms = len(free) - np.searchsorted(free, thresholds)
+    return pd.DataFrame(
+        {
+            "threshold": thresholds,
+            "model": (found - alarms * odds) / count,
+            "treat_all": (len(tumor) - len(free) * odds) / count,
+            "treat_none": 0.0 / count,
+        }
+    )
+
+
+def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(logit(np.clip(np.asarray(probabilities, np.float64), _NEAREST, 1 - _NEAREST)), np.float64)

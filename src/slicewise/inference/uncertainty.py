@@ -1,0 +1,181 @@
+"""How sure the model is of an answer: what it says of the same slice seen otherwise, and with parts of it left out.
+
+Views are test-time augmentation (Wang et al. 2019, https://doi.org/10.1016/j.neucom.2019.01.103). Leaving out is dropout of
+the classification head, kept on (Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142). The answer itself is not made
+here: it is that of `slicewise.model.infer`, of the slice as it is.
+
+Both are the same for every slice: the same views, and a fixed set of thinned heads that all views share. An uncertainty is
+then a property of the slice and the model, the same on every call, and a slice and its mirror image have the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from slicewise.data.preprocess import preprocess
+from slicewise.errors import CheckpointError
+from slicewise.model.network import MultiTaskUNet
+
+__all__ = ["VIEWS", "Uncertainty", "View", "check_variance", "estimate_uncertainty"]
+
+
+class View(NamedTuple):
+    """A slice as it could have been taken, too: a change that leaves the answer alone and can be undone exactly."""
+
+    mirrored: bool = False
+    """Left and right."""
+    gamma: float = 1.0
+    """Exponent of the intensities between air and the brightest pixel; the result is preprocessed as any slice."""
+    shift_px: int = 0
+    """Rows it moves down; those that leave come in on the other side, where there is air but in the tightest crops."""
+
+    def apply(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
+        """``(H, W)``, preprocessed, seen so."""
+        if self.gamma != 1:
+            gray = pixels.astype(np.float32)
+            gray -= gray.min()
+            pixels, _ = preprocess((gray / (gray.max() or 1)) ** np.float32(self.gamma))
+        pixels = np.roll(pixels, self.shift_px, axis=0)
+        return pixels[:, ::-1] if self.mirrored else pixels
+
+    def undo(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A map ``(H, W)`` of the view, back on the grid of the slice.
+
+        >>> values = np.arange(6, dtype=np.float32).reshape(3, 2)
+        >>> bool((View(mirrored=True, shift_px=1).undo(values) == [[3, 2], [5, 4], [1, 0]]).all())
+        True
+        """
+        return np.roll(values[:, ::-1] if self.mirrored else values, -self.shift_px, axis=0)
+
+
+# Well within what training's augmentation shows. The shift is odd, and so lands elsewhere on the grid of every level.
+VIEWS = tuple(
+    View(mirrored, gamma, shift_px) for gamma, shift_px in ((1.0, 0), (1.2, 3), (1 / 1.2, -3)) for mirrored in (False, True)
+)
+"""The slice as it is, with more and with less contrast, and the mirror image of each."""
+
+_SEED = 0
+_ROUNDING = 1e-6
+
+
+class Uncertainty(NamedTuple):
+    """What the views and the dropout draws say of one slice together."""
+
+    probability: float
+    """The mean, in [0, 1]."""
+    standard_deviation: float
+    """Of the probabilities, in [0, 0.5]: the uncertainty of the answer."""
+    mask_disagreement: float
+    """1 minus the mean Dice of each view's mask and the mask of their mean probabilities, in [0, 1]; 0 where all are empty,
+    NaN for a model that does not segment."""
+
+
+@torch.inference_mode()
+def estimate_uncertainty(
+    network: MultiTaskUNet,
+    pixels: NDArray[np.float16],
+    *,
+    segment: bool,
+    classify: bool,
+    temperature: float = 1.0,
+    mask_threshold: float = 0.5,
+    draws: int = 8,
+    views: Sequence[View] = VIEWS,
+) -> Uncertainty:
+    """Ask again, of every view and of thinned heads.
+
+    Dropout acts behind the pooling of the features, so the draws cost no further pass of the network.
+
+    Args:
+        network: In evaluation mode, and left in it.
+        pixels: ``(256, 256)``, as `slicewise.data.preprocess.preprocess` returns it.
+        segment: The model was trained to segment.
+        classify: The classification head was trained; where it was not, the probability of a view is that of its most
+            probable pixel, as in `slicewise.model.infer.infer`, and there is no dropout.
+        temperature: What the logit of the slice is divided by (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+        mask_threshold: Pixel probability from which a pixel is in a mask.
+        draws: How many thinned heads, at least 1.
+        views: How the slice is seen.
+
+    Returns:
+        The same for the same slice on every call; torch's global generator is neither read nor moved. All NaN where nothing
+        was trained.
+    """
+    device = next(network.parameters()).device
+    pooled, masks = [], []
+    for view in views:  # one at a time, as `infer` does; a batch is no faster on a CPU
+        image = torch.from_numpy(view.apply(pixels).astype(np.float32))[None, None].to(device)
+        maps = network.encoder(image)
+        if classify:
+            pooled.append(network.classifier.pool(maps))
+        if segment:
+            masks.append(network.decoder(maps)[0].float())
+    if pooled:
+        logits = _thinned_logits(network.classifier.layers, torch.cat(pooled), draws)
+    elif masks:
+        logits = torch.stack([mask.amax() for mask in masks])
+    else:
+        return Uncertainty(math.nan, math.nan, math.nan)
+    probabilities = torch.sigmoid(logits.double() / temperature)
+    return Uncertainty(
+        probability=float(probabilities.mean()),
+        standard_deviation=float(probabilities.std(correction=0)),
+        mask_disagreement=_disagreement(masks, views, mask_threshold) if masks else math.nan,
+    )
+
+
+def check_variance(values: Sequence[float] | NDArray[np.float64]) -> None:
+    """Refuse an uncertainty that says nothing, such as that of a model without dropout that was shown one view.
+
+    Args:
+        values: ``standard_deviation`` of slices. Of a single one, 0 proves nothing: a blank slice may have it.
+
+    Raises:
+        CheckpointError: One of them is not finite, or all are zero but for rounding.
+
+    >>> check_variance([0.0, 0.01])
+    >>> check_variance([0.0, 0.0])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    slicewise.errors.CheckpointError: Expected uncertainty that varies from slice to slice, got zero for all 2 slices. ...
+    """
+    uncertainties = np.asarray(values, dtype=np.float64)
+    count = uncertainties.size
+    if unusable := count - int(np.isfinite(uncertainties).sum()):
+        raise CheckpointError(
+            f"Expected uncertainty that is finite, got NaN or infinity for {unusable} of {count} slices. The model's own "
+            "probabilities are not finite either; train again."
+        )
+    if count > 1 and (uncertainties <= _ROUNDING).all():
+        raise CheckpointError(
+            f"Expected uncertainty that varies from slice to slice, got zero for all {count} slices. Neither dropout nor "
+            "the views change the answer; train with model.dropout above 0."
+        )
+
+
+def _thinned_logits(layers: nn.Sequential, pooled: Tensor, draws: int) -> Tensor:
+    """Run the head's layers with dropout: ``(B, pooled)`` to ``(draws, B)``, each draw with one mask for the whole batch."""
+    generator = torch.Generator().manual_seed(_SEED)
+    features = pooled.expand(draws, *pooled.shape)
+    for layer in layers:
+        if isinstance(layer, nn.Dropout):
+            keep = torch.full((draws, 1, features.shape[-1]), 1 - layer.p)
+            features = features * (torch.bernoulli(keep, generator=generator) / keep).to(features.device)
+        else:
+            features = layer(features)
+    return features.squeeze(-1)
+
+
+def _disagreement(logits: Sequence[Tensor], views: Sequence[View], threshold: float) -> float:
+    maps = np.stack([view.undo(torch.sigmoid(one)[0, 0].cpu().numpy()) for view, one in zip(views, logits, strict=True)])
+    masks, consensus = maps >= threshold, maps.mean(axis=0) >= threshold
+    sizes = np.count_nonzero(masks, axis=(1, 2)) + np.count_nonzero(consensus)
+    shared = 2 * np.count_nonzero(masks & consensus, axis=(1, 2))
+    dices = np.where(sizes > 0, shared / np.maximum(sizes, 1), 1.0)
+    return float(1 - dices.mean())

@@ -1,0 +1,197 @@
+"""What the files of a run say, as facts for the checklists and the model card; what they do not say is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+import slicewise
+from slicewise.config import Config
+from slicewise.data.preprocess import PREPROCESSING
+from slicewise.evaluation.facts import Facts
+from slicewise.evaluation.metrics import METRICS
+from slicewise.report.conclusion import Sentence
+from slicewise.report.wording import behind, percent, with_interval
+
+__all__ = ["gather_facts"]
+
+_FIGURES = (
+    "roc_auc",
+    "average_precision",
+    "balanced_accuracy",
+    "mcc",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "volume_dice",
+    "slice_dice",
+    "false_mask_rate",
+)
+
+
+def gather_facts(
+    results: Mapping[str, Any],
+    facts: Facts,
+    config: str | None,
+    environment: Mapping[str, Any],
+    audit: Mapping[str, Any],
+    sentences: Iterable[Sentence],
+) -> dict[str, Any]:
+    """By the names of `slicewise.report.checklists.FACTS`.
+
+    Args:
+        results: Content of ``results.json``.
+        facts: What the table of cases does not say.
+        config: Text of ``config.yaml``; None for a table that comes alone.
+        environment: Content of ``environment.json``.
+        audit: Content of ``audit.json``.
+        sentences: The report's conclusions; its warnings are the limits.
+    """
+    known = _of_results(results) | _of_data(facts.data)
+    known["limits"] = "; ".join(sentence.text.rstrip(".") for sentence in sentences if sentence.kind == "warning")
+    if facts.models:
+        known |= {"title": facts.name, "skipped_files": len(facts.skipped), "license": "Apache-2.0"}
+        known["code_availability"] = f"slicewise {slicewise.__version__}"
+        known["model_id"] = results["model_id"]
+        described = facts.models.get(str(results["model"]))
+        if described is not None:
+            known |= described.model_dump(include={"parameters", "threshold", "temperature"})
+    if config is not None:
+        known |= _of_config(Config.model_validate(yaml.safe_load(config)))
+    if environment:
+        hardware = ("platform", "cores", "threads", "device")
+        known["software"] = ", ".join(f"{name} {value}" for name, value in environment.items() if name not in hardware)
+        known["hardware"] = ", ".join(f"{name} {environment[name]}" for name in hardware if name in environment)
+    if audit:
+        known["duplicates"] = (
+            f"{len(audit['exact_groups'])} groups of equal slices and {len(audit['groups'])} groups of copies in all; "
+            "patients who share one are kept on one side and count as one in intervals"
+        )
+    return known
+
+
+def _of_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    test, sample = results["test"], results["sample"]
+    known: dict[str, Any] = {
+        name: f"{with_interval(test[name])}, {behind(test[name])}" for name in _FIGURES if test[name]["value"] is not None
+    }
+    main = [
+        f"{METRICS[name]} {known[name]}"
+        for name in ("volume_dice", "roc_auc", "sensitivity", "specificity")
+        if name in known
+    ]
+    boundary = [
+        f"{METRICS[name]} {with_interval(test[name])}, {behind(test[name])}"
+        for name in METRICS
+        if ("hausdorff95" in name or "surface_dice" in name) and test[name]["value"] is not None
+    ]
+    patients = [
+        f"{METRICS[n]} {with_interval(test[n])}"
+        for n in METRICS
+        if n.startswith("patient_") and test[n]["value"] is not None
+    ]
+    groups = [
+        f"{group['dimension']} {group['name']}: "
+        + ", ".join(
+            f"{name.replace('_', ' ')} {with_interval(group['figures'][name])}"
+            for name in ("slice_dice", "sensitivity")
+            if group["figures"][name]["value"] is not None
+        )
+        for group in results["subgroups"]
+        if any(group["figures"][name]["value"] is not None for name in ("slice_dice", "sensitivity"))
+    ]
+    known |= {
+        "metrics": ", ".join(METRICS[name] for name in METRICS if test[name]["value"] is not None),
+        "intervals": f"{percent(sample['confidence'])} percentile intervals of a bootstrap over patients, Wilson's for "
+        "rates of which each patient gives one",
+        "resamples": sample["resamples"],
+        "test_figures": "; ".join(main),
+        "boundary": "; ".join(boundary) + " (tolerance 2 mm or px)" if boundary else None,
+        "patient_figures": "; ".join(patients),
+        "subgroups": "; ".join(groups),
+        "small_tumors": "; ".join(group for group in groups if group.startswith("lesion size")),
+    }
+    if results["calibration"] and "after" in results["calibration"]:
+        after = results["calibration"]["after"]
+        known["calibration"] = (
+            f"Brier score {with_interval(after['brier_score'])}, expected calibration error "
+            f"{with_interval(after['expected_calibration_error'])}"
+        )
+    if results["uncertainty"]:
+        area, rate = results["uncertainty"]["area_under_risk_coverage"], results["uncertainty"]["error_rate"]
+        known["uncertainty"] = (
+            "the standard deviation of the probability over augmented views and dropout draws; area under the risk-coverage "
+            f"curve {area:.4f} at an error rate of {rate:.4f}"
+        )
+    if results["explanations"]:
+        explained = results["explanations"]
+        known["explanation"] = (
+            "HiResCAM of the classification head, scored against the masks: strongest point on the tumor in "
+            f"{percent(explained['cam']['pointing']['value'])} of the slices, by the brain's center in "
+            f"{percent(explained['center']['pointing']['value'])}; rank correlation with the map of randomized weights "
+            f"{explained['randomized_similarity'] or 0:.2f}"
+        )
+    return {name: value for name, value in known.items() if value}
+
+
+def _of_data(data: list[dict[str, Any]]) -> dict[str, Any]:
+    if not data:
+        return {}
+    known: dict[str, Any] = {}
+    for side in ("train", "val", "test"):
+        entries = [entry for entry in data if entry["split"] == side]
+        known[f"n_patients_{side}"] = sum(entry["patients"] for entry in entries)
+        known[f"n_slices_{side}"] = sum(entry["slices"] for entry in entries)
+    tested = [entry for entry in data if entry["split"] == "test"]
+    known["n_tumor_test"] = sum(entry["tumor"] for entry in tested)
+    known["n_tumor_free_test"] = sum(entry["tumor_free"] for entry in tested)
+    names = list(dict.fromkeys(entry["source"] for entry in data))
+    totals = {
+        name: tuple(sum(entry[what] for entry in data if entry["source"] == name) for what in ("patients", "slices"))
+        for name in names
+    }
+    known["sources"] = "; ".join(
+        f"{name}: {patients} patients, {slices} slices" for name, (patients, slices) in totals.items()
+    )
+    known["layouts"] = ", ".join(dict.fromkeys(entry["layout"] for entry in data))
+    labels, masks = (sum(entry[what] for entry in data) for what in ("label_unknown", "mask_unknown"))
+    known["unknown_annotations"] = f"{labels} slices have no known label and {masks} no known mask"
+    return known
+
+
+def _of_config(config: Config) -> dict[str, Any]:
+    training, split = config.training, config.split
+    phases = "; ".join(
+        f"{name}: at most {phase.epochs} epochs, learning rates encoder {phase.encoder_learning_rate:g}, decoder "
+        f"{phase.decoder_learning_rate:g}, head {phase.classifier_learning_rate:g}, loss weights segmentation "
+        f"{phase.segmentation_weight:g}, classification {phase.classification_weight:g}"
+        for name, phase in ((name, getattr(config.phases, name)) for name in ("segmentation", "classification", "joint"))
+    )
+    changes = ", ".join(
+        f"{name.replace('_', ' ')} {value:g}" for name, value in config.augmentation.model_dump().items() if value
+    )
+    chosen = [f"{name}: {', '.join(source.sequences)}" for name, source in config.sources.items() if source.sequences]
+    known: dict[str, Any] = {
+        "seed": config.seed,
+        "split_shares": f"train {split.train:g}, val {split.val:g}, test {1 - split.train - split.val:g}",
+        "preprocessing": f"aspect ratio kept, padded or scaled to 256×256, foreground z-score ({PREPROCESSING})",
+        "augmentation": changes,
+        "architecture": f"U-Net behind a space-to-depth stem with one decoder and one classification head, widths "
+        f"{', '.join(map(str, config.model.widths))}",
+        "initialization": f"random weights of seed {config.seed}",
+        "phases": phases + f"; early stopping after {training.patience} epochs without a gain",
+        "optimization": f"AdamW, warm-up and cosine, batches of {training.batch_size}, weight decay "
+        f"{training.weight_decay:g}, averaged weights with decay {training.ema_decay:g}, precision {training.precision}",
+        "class_balance": f"share of draws from sources with masks {training.masked_fraction}, of tumor slices "
+        f"{training.tumor_fraction:g}",
+        "selection_rule": "the epoch with the highest mean of pooled Dice and ROC-AUC on validation; joint epochs only "
+        f"where the volume Dice is not inferior to the segmentation phase's (margin {config.gate.margin:g})",
+        "ensemble": "one network, no ensemble",
+        "sensitivity_target": config.evaluation.sensitivity,
+        "mask_threshold": config.evaluation.mask_threshold,
+    }
+    if chosen or config.clean is not None:
+        known["subsets"] = "; ".join([*chosen, *(["files left out by a cleaned table"] if config.clean else [])])
+    return known

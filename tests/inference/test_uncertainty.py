@@ -1,0 +1,280 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from slicewise.errors import CheckpointError
+from slicewise.inference.uncertainty import VIEWS, View, check_variance, estimate_uncertainty
+from slicewise.model.infer import infer
+from slicewise.model.network import MultiTaskUNet
+
+SIDE = 256
+AS_IT_IS = (View(),)
+BOTH_SIDES = (View(), View(mirrored=True))
+
+
+def make_network(tiny, dropout):
+    """Untrained, but with BatchNorm that has seen slices: without, all slices look nearly the same to it."""
+    torch.manual_seed(0)
+    network = MultiTaskUNet(tiny.model_copy(update={"dropout": dropout})).train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randn(4, 1, 64, 64))
+    return network.folded()
+
+
+@pytest.fixture(scope="module")
+def network(tiny):
+    return make_network(tiny, 0.3)
+
+
+@pytest.fixture(scope="module")
+def undropped(tiny):
+    return make_network(tiny, 0.0)
+
+
+def make_pixels(seed):
+    """Noise in the middle, air around."""
+    random = np.random.default_rng(seed)
+    pixels = np.full((SIDE, SIDE), -2.5, np.float16)
+    pixels[30:-30, 50:-50] = random.normal(size=(SIDE - 60, SIDE - 100)).clip(-2, 3)
+    return pixels
+
+
+def estimate(network, pixels, **settings):
+    return estimate_uncertainty(network, pixels, **{"segment": True, "classify": True} | settings)
+
+
+def test_one_view_and_no_dropout_give_the_answer_and_no_uncertainty(undropped):
+    pixels = make_pixels(0)
+    result, answer = estimate(undropped, pixels, views=AS_IT_IS), infer(undropped, pixels, segment=True, classify=True)
+    assert result.probability == pytest.approx(answer.tumor, abs=1e-6)
+    assert result.standard_deviation < 1e-7
+    assert result.mask_disagreement == 0
+
+
+def test_an_uncertainty_that_says_nothing_is_refused_and_either_source_of_it_is_enough(network, undropped):
+    def deviations(model, views):
+        return [estimate(model, make_pixels(seed), segment=False, views=views).standard_deviation for seed in range(3)]
+
+    with pytest.raises(CheckpointError, match="zero for all 3 slices"):
+        check_variance(deviations(undropped, AS_IT_IS))
+    check_variance(deviations(undropped, VIEWS))
+    check_variance(deviations(network, AS_IT_IS))
+    check_variance(deviations(network, VIEWS))
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [1e-9, 0.0, 3e-8]])
+def test_rounding_is_no_variance(values):
+    with pytest.raises(CheckpointError, match=r"Expected uncertainty that varies .* got zero for all"):
+        check_variance(np.array(values))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused_even_once(value):
+    with pytest.raises(CheckpointError, match="1 of 3 slices"):
+        check_variance([0.1, value, 0.2])
+    with pytest.raises(CheckpointError, match="1 of 1 slices"):
+        check_variance([value])
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [0.0, 0.01]])
+def test_one_slice_proves_nothing_and_one_that_varies_is_enough(values):
+    check_variance(values)
+
+
+def test_the_same_slice_has_the_same_uncertainty_on_every_call(network):
+    first = estimate(network, make_pixels(0))
+    torch.manual_seed(99)
+    estimate(network, make_pixels(1), draws=3)
+    assert estimate(network, make_pixels(0)) == first
+
+
+def test_the_global_generators_are_neither_read_nor_moved(network):
+    torch.manual_seed(7)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - the state is the point
+    estimate(network, make_pixels(0))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+def test_the_network_and_the_slice_stay_as_they_are(network):
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    pixels = make_pixels(0)
+    estimate(network, pixels)
+    assert np.array_equal(pixels, make_pixels(0))
+    assert not network.training
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_logits_are_divided_by_the_temperature(undropped):
+    pixels = make_pixels(0)
+    with torch.inference_mode():
+        logit = undropped(torch.from_numpy(pixels.astype(np.float32))[None, None]).tumor.item()
+    result = estimate(undropped, pixels, views=AS_IT_IS, temperature=0.25)
+    assert result.probability == pytest.approx(1 / (1 + math.exp(-logit / 0.25)), abs=1e-6)
+
+
+def test_the_temperature_scales_the_uncertainty_and_leaves_the_masks_alone(network):
+    mild, sharp = (estimate(network, make_pixels(0), temperature=temperature) for temperature in (10.0, 1.0))
+    assert 0 < mild.standard_deviation < sharp.standard_deviation
+    assert mild.mask_disagreement == sharp.mask_disagreement
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_slice_and_its_mirror_image_are_equally_uncertain(network, seed):
+    pixels = make_pixels(seed)
+    tasks = {"mask_threshold": 0.02}  # near the untrained decoder's probabilities, so that the masks hold something
+    result = estimate(network, pixels, **tasks)
+    assert 0 < result.mask_disagreement < 1
+    assert estimate(network, pixels[:, ::-1], **tasks) == pytest.approx(result, abs=1e-5)
+
+
+def test_a_slice_of_which_the_views_agree_is_less_uncertain(undropped):
+    """What is its own mirror image looks the same in both views."""
+    lopsided = make_pixels(0)
+    lopsided[100:140, 140:190] = 6
+    symmetric = np.concatenate([lopsided[:, :128], lopsided[:, 127::-1]], axis=1)
+    agreed, disputed = (estimate(undropped, pixels, views=BOTH_SIDES) for pixels in (symmetric, lopsided))
+    assert agreed.standard_deviation < 1e-7
+    assert disputed.standard_deviation > 1e-5
+
+
+def test_a_model_without_classification_head_answers_with_its_most_probable_pixel_and_has_no_dropout(network):
+    pixels = make_pixels(0)
+    answer = infer(network, pixels, segment=True, classify=False)
+    result = estimate(network, pixels, classify=False, views=AS_IT_IS)
+    assert result.probability == pytest.approx(answer.tumor, abs=1e-6)
+    assert result.standard_deviation == 0
+    assert estimate(network, pixels, classify=False).standard_deviation > 0
+
+
+def test_a_model_that_only_classifies_has_no_mask_to_disagree_about(network, monkeypatch):
+    both = estimate(network, make_pixels(0))
+
+    def refuse(_):
+        raise AssertionError("the decoder ran")
+
+    monkeypatch.setattr(network.decoder, "forward", refuse)
+    result = estimate(network, make_pixels(0), segment=False)
+    assert math.isnan(result.mask_disagreement)
+    assert result[:2] == both[:2]
+
+
+def test_a_model_of_no_task_has_no_uncertainty(network):
+    assert all(math.isnan(value) for value in estimate(network, make_pixels(0), segment=False, classify=False))
+
+
+@pytest.mark.parametrize("dropout", [0.3, 0.7])
+def test_draws_are_those_of_dropout_in_training(tiny, dropout):
+    """Mean and spread of the logits agree with torch's own dropout, within what chance allows."""
+    network = make_network(tiny, dropout)
+    pixels = make_pixels(0)
+    with torch.inference_mode():
+        maps = network.encoder(torch.from_numpy(pixels.astype(np.float32))[None, None])
+        torch.manual_seed(0)
+        network.classifier.train()
+        logits = network.classifier([features.expand(20_000, -1, -1, -1) for features in maps])
+        network.classifier.eval()
+    reference = torch.sigmoid(logits.double())
+    result = estimate(network, pixels, segment=False, views=AS_IT_IS, draws=20_000)
+    assert result.standard_deviation == pytest.approx(reference.std().item(), rel=0.05)
+    assert result.probability == pytest.approx(reference.mean().item(), abs=5 * reference.std().item() / math.sqrt(10_000))
+
+
+def test_all_views_share_the_thinned_heads(network):
+    """Twice the same view adds nothing: the draws differ, the views do not."""
+    pixels = make_pixels(0)
+    once, twice = (estimate(network, pixels, segment=False, views=AS_IT_IS * count) for count in (1, 2))
+    assert twice == pytest.approx(once, abs=1e-7, nan_ok=True)
+
+
+class Painter(torch.nn.Module):
+    """A decoder that is sure of the mask that ``paint`` makes of the image."""
+
+    def __init__(self, paint):
+        super().__init__()
+        self.paint = paint
+
+    def forward(self, maps):
+        return 20 * self.paint(maps[0]).float() - 10, ()
+
+
+class Untouched(torch.nn.Module):
+    def forward(self, images):
+        return [images]
+
+
+def disagreement(undropped, paint, views, **settings):
+    network = copy.deepcopy(undropped)
+    network.encoder, network.decoder = Untouched(), Painter(paint)
+    return estimate(network, make_pixels(0), classify=False, views=views, **settings).mask_disagreement
+
+
+def left_half(image):
+    mask = torch.zeros_like(image)
+    mask[..., :128] = 1
+    return mask
+
+
+def test_masks_that_move_with_the_slice_agree(undropped):
+    assert disagreement(undropped, lambda image: image > 1, (View(), View(mirrored=True), View(shift_px=5))) == 0
+
+
+def test_masks_are_compared_on_the_grid_of_the_slice(undropped):
+    """Always the left half: brought back, the mirrored view says the right half, and both together the whole."""
+    assert disagreement(undropped, left_half, AS_IT_IS) == 0
+    assert disagreement(undropped, left_half, BOTH_SIDES) == pytest.approx(1 - 2 / 3)
+    assert disagreement(undropped, left_half, BOTH_SIDES, mask_threshold=0.6) == 1  # nothing that they have in common
+
+
+@pytest.mark.parametrize("paint", [torch.zeros_like, torch.ones_like])
+def test_empty_masks_agree_and_so_do_full_ones(undropped, paint):
+    assert disagreement(undropped, paint, VIEWS) == 0
+
+
+def test_views_are_few_begin_with_the_slice_itself_and_come_with_their_mirror_images():
+    assert VIEWS[0] == View()
+    assert 4 <= len(VIEWS) <= 6
+    assert len(set(VIEWS)) == len(VIEWS)
+    assert {view._replace(mirrored=not view.mirrored) for view in VIEWS} == set(VIEWS)
+
+
+@given(mirrored=st.booleans(), shift_px=st.integers(-20, 20), seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_a_view_of_which_only_the_places_changed_is_undone_exactly(mirrored, shift_px, seed):
+    view, pixels = View(mirrored=mirrored, shift_px=shift_px), make_pixels(seed)
+    assert np.array_equal(view.undo(view.apply(pixels)), pixels)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_is_a_preprocessed_slice_with_the_same_order_of_intensities(view):
+    pixels = make_pixels(0)
+    seen = view.undo(view.apply(pixels))
+    assert seen.dtype == np.float16
+    order = np.argsort(pixels, axis=None, kind="stable")
+    assert (np.diff(seen.ravel()[order].astype(float)) >= 0).all()
+    assert seen[0, 0] == seen.min()
+    foreground = seen[seen > seen.min() + 0.1 * (seen.max() - seen.min())].astype(float)
+    assert foreground.mean() == pytest.approx(0, abs=0.5)
+    assert np.isfinite(seen).all()
+
+
+@pytest.mark.parametrize("value", [0, -2])
+def test_a_blank_slice_has_views(network, value):
+    pixels = np.full((SIDE, SIDE), value, np.float16)
+    assert all(np.isfinite(view.apply(pixels)).all() for view in VIEWS)
+    assert all(math.isfinite(number) for number in estimate(network, pixels))
+
+
+def test_pooled_features_are_what_the_head_reads(network):
+    maps = [torch.randn(2, width, 8, 8) for width in (4, 4, 8, 8, 8)]
+    with torch.inference_mode():
+        pooled = network.classifier.pool(maps)
+        assert pooled.shape == (2, 32)
+        assert torch.equal(F.dropout(network.classifier.layers(pooled).squeeze(1), 0), network.classifier(maps))
