@@ -51,8 +51,8 @@ def test_what_is_read_is_what_was_written_and_gives_equal_results(record, tmp_pa
 def test_every_file_of_an_evaluation_is_there(record, tmp_path):
     record.write(tmp_path / "run")
     results = record.write_results(tmp_path / "run")
-    names = {"cases.csv", "cases.parquet", "facts.json", "patients.csv", "patients.parquet", "results.json", "volumes.parquet"}
-    assert {file.name for file in (tmp_path / "run").iterdir()} == names
+    tables = {f"{name}.{ending}" for name in ("cases", "patients") for ending in ("csv", "parquet")}
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {*tables, "volumes.parquet", "facts.json", "results.json"}
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     patients = pd.read_parquet(tmp_path / "run" / "patients.parquet")
     assert len(patients) == len(make_patients(record.cases, record.volumes))
