@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from slicewise.evaluation.intervals import Estimate, Resampling
+from slicewise.evaluation.mask_pairs import pair_masks
 from slicewise.evaluation.metrics import Tables
 from slicewise.evaluation.paired import delong, holm, mcnemar_exact, wilcoxon_signed_rank
 from slicewise.evaluation.statistics import percentile_interval
@@ -102,27 +103,52 @@ def _verdict(difference: float, resampled: NDArray[np.float64], test: Any, resam
 
 
 def _compare(model: Assessed, other: Assessed, resampling: Resampling, margin: float, confidence: float) -> dict[str, Any]:
-    differences = {}
+    differences, resamples = {}, {}
     for name in COMPARED:
-        ours, theirs = model.estimates[name], other.estimates[name]
-        alike = _same_masks(model, other) if name in _OF_MASKS else _same_answers(model, other)
-        undefined = math.isnan(ours.figure.value) or math.isnan(theirs.figure.value)
-        if undefined or not alike or ours.figure[1:] != theirs.figure[1:]:
+        found = _of_masks(model, other, name, resampling) if name in _OF_MASKS else _of_answers(model, other, name)
+        if found is None:
             continue
-        resampled = ours.resampled - theirs.resampled
-        low, high = percentile_interval(resampled, resampling.sample.confidence)
-        value = ours.figure.value - theirs.figure.value
-        differences[name] = {"value": value, "low": low, "high": high, **_sizes(ours)}
+        value, resamples[name], sizes = found
+        low, high = percentile_interval(resamples[name], resampling.sample.confidence)
+        differences[name] = {"value": value, "low": low, "high": high, **sizes}
     entry: dict[str, Any] = {"differences": differences, "tests": list(_tests(model, other, resampling)), "refused": None}
     entry["noninferiority"] = None
     if "volume_dice" in differences:
-        resampled = model.estimates["volume_dice"].resampled - other.estimates["volume_dice"].resampled
+        resampled = resamples["volume_dice"]
         low = float(np.nanquantile(resampled, 1 - confidence)) if np.isfinite(resampled).any() else math.nan
         verdict = {"margin": margin, "confidence": confidence, "low": low, "shown": bool(low >= -margin)}
-        entry["noninferiority"] = verdict | _sizes(model.estimates["volume_dice"])
+        entry["noninferiority"] = verdict | {name: differences["volume_dice"][name] for name in ("n_slices", "n_patients")}
     if not entry["tests"]:
         entry["refused"] = "No test: the two have no predictions of the same slices in common, or these differ in number."
     return entry
+
+
+_Difference = tuple[float, NDArray[np.float64], dict[str, int]]
+"""Value, resamples, and what stands behind it."""
+
+
+def _of_answers(model: Assessed, other: Assessed, name: str) -> _Difference | None:
+    ours, theirs = model.estimates[name], other.estimates[name]
+    if math.isnan(ours.figure.value) or math.isnan(theirs.figure.value) or not _same_answers(model, other):
+        return None
+    return ours.figure.value - theirs.figure.value, ours.resampled - theirs.resampled, _sizes(ours)
+
+
+def _of_masks(model: Assessed, other: Assessed, name: str, resampling: Resampling) -> _Difference | None:
+    pairs = _pairs(model, other, "volume_dice" if name == "volume_dice" else "slice_dice")
+    if pairs is None:
+        return None
+    differences = pairs["ours"] - pairs["theirs"]
+    totals = resampling.totals(pairs, pd.DataFrame({"difference": differences, "count": 1.0}))
+    resampled = np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0)
+    return float(differences.mean()), resampled, _behind(pairs)
+
+
+def _pairs(model: Assessed, other: Assessed, metric: Literal["slice_dice", "volume_dice"]) -> pd.DataFrame | None:
+    if not _same_masks(model, other):
+        return None
+    pairs = pair_masks(model.tables, other.tables, metric)
+    return None if pairs.empty else pairs
 
 
 def _tests(model: Assessed, other: Assessed, resampling: Resampling) -> Iterator[dict[str, Any]]:
@@ -150,19 +176,17 @@ def _tests(model: Assessed, other: Assessed, resampling: Resampling) -> Iterator
                 "effect_size": areas.difference,
                 **sizes,
             }
-    dice = [
-        assessed.tables.patients.set_index(["source", "patient_id"])["volume_dice"].dropna() for assessed in (model, other)
-    ]
-    if _same_masks(model, other) and len(dice[0]) and dice[0].index.equals(dice[1].index):
-        wilcoxon = wilcoxon_signed_rank(*(values.to_numpy(float) for values in dice))
+    pairs = _pairs(model, other, "volume_dice")
+    if pairs is not None:
+        patients = pairs.groupby(["source", "patient_id"])[["ours", "theirs"]].mean()
+        wilcoxon = wilcoxon_signed_rank(patients["ours"].to_numpy(float), patients["theirs"].to_numpy(float))
         yield {
             "test": "Wilcoxon, signed ranks",
             "metric": "volume_dice",
             "p_value": wilcoxon.p_value,
             "effect": "rank-biserial correlation",
             "effect_size": wilcoxon.rank_biserial,
-            "n_slices": model.estimates["volume_dice"].figure.n_slices,
-            "n_patients": wilcoxon.n,
+            **_behind(pairs),
         }
 
 
@@ -189,3 +213,8 @@ def _same_masks(model: Assessed, other: Assessed) -> bool:
 
 def _sizes(estimate: Estimate) -> dict[str, int]:
     return {"n_slices": estimate.figure.n_slices, "n_patients": estimate.figure.n_patients}
+
+
+def _behind(pairs: pd.DataFrame) -> dict[str, int]:
+    patients = pairs[["source", "patient_id"]].drop_duplicates()
+    return {"n_slices": int(pairs["n_slices"].sum()), "n_patients": len(patients)}
