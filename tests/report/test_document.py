@@ -119,6 +119,14 @@ def test_the_report_of_a_run_needs_no_model_and_shows_what_lies_beside_the_table
     assert again == page
 
 
+def test_the_worst_slices_come_before_random_ones(run_folder):
+    (run_folder / "gallery").mkdir()
+    for name in ("random_01_x", "worst_02_y", "worst_01_z"):
+        (run_folder / "gallery" / f"{name}.png").write_bytes(b"picture")
+    page = write_report(run_folder / "cases.parquet", run_folder).read_text()
+    assert page.index("worst_01_z") < page.index("worst_02_y") < page.index("random_01_x")
+
+
 def test_the_model_card_has_the_header_of_the_hub_and_the_same_figures(run_folder):
     write_report(run_folder / "cases.parquet", run_folder)
     card = (run_folder / "model_card.md").read_text()

@@ -107,7 +107,8 @@ def _shown(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _pictures(folder: Path) -> list[tuple[str, bytes]]:
-    return [(file.stem, file.read_bytes()) for file in sorted(folder.glob("*.png"))]
+    files = sorted(folder.glob("*.png"), key=lambda file: (not file.name.startswith("worst"), file.name))
+    return [(file.stem, file.read_bytes()) for file in files]
 
 
 def _text(file: Path) -> str | None:
