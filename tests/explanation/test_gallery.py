@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from slicewise.console import Display
-from slicewise.explanation.gallery import choose_slices, write_explanations
+from slicewise.explanation.gallery import choose_examples, choose_slices, write_explanations
 from slicewise.model.checkpoint import save_checkpoint
 from slicewise.model.network import MultiTaskUNet
 
@@ -66,6 +66,26 @@ def test_slices_without_a_label_are_not_shown():
     cases = make_cases([3, 0, 0, 3])
     cases["label"] = cases["label"].mask(cases["label"])
     assert set(choose_slices(cases, 16)["outcome"]) == {"correct-rejection"}
+
+
+def test_the_worst_of_each_patient_and_random_ones_whatever_the_order():
+    dice = [0.9, 0.1, 0.2, 0.5, 0.0]
+    cases = pd.DataFrame(
+        {
+            "slice_id": list("abcde"),
+            "source": "lgg",
+            "patient_id": ["p", "p", "q", "r", "free"],
+            "tp": [round(50 * value) for value in dice],
+            "fp": [round(50 * (1 - value)) for value in dice],
+            "fn": [round(50 * (1 - value)) for value in dice],
+            "reference_area_px": [50, 50, 50, 50, 0],
+        }
+    )
+    chosen = choose_examples(cases)
+    assert list(chosen["worst"]["slice_id"]) == ["b", "c", "d"]
+    assert sorted(chosen["random"]["slice_id"]) == list("abcde")
+    shuffled = choose_examples(cases.sample(frac=1, random_state=1))
+    assert list(shuffled["random"]["slice_id"]) == list(chosen["random"]["slice_id"])
 
 
 def test_names_that_no_file_system_and_no_typesetter_would_take_are_drawn(small_store, small_config, tmp_path):
