@@ -121,8 +121,8 @@ def delong(
     Where every case is a patient of its own, d or e is 0 for each, P(d) and P(e) are the numbers of cases of the two
     classes, and this is the variance of DeLong et al. exactly.
 
-    Interval and p-value take the difference as normal, which with few patients makes them too sure: in simulations of areas
-    of 0.8, intervals of 95 % covered 95 % with 40 patients and 92 % with 10; of areas of 0.99, 93 % and 86 %.
+    Interval and p-value take the difference as normal, which with few patients makes them too sure, the more so the nearer
+    the areas are to 1.
 
     Args:
         labels: ``(N,)``, is there a tumor?
