@@ -76,8 +76,7 @@ def constant_answer(model: Assessed, resampling: Resampling) -> dict[str, Any] |
         return None
     label = terms.loc[known, "positive"].to_numpy(bool)
     answer = bool(label.mean() >= 0.5)
-    totals = resampling.totals(model.tables.cases, terms[["known", "positive", "right"]])
-    share = np.divide(totals[:, 1], totals[:, 0], out=np.full(len(totals), np.nan), where=totals[:, 0] > 0)
+    share = resampling.means(model.tables.cases[known], label)
     accuracy = model.estimates["accuracy"]
     differences = accuracy.resampled - (share if answer else 1 - share)
     right = terms.loc[known, "right"].to_numpy(bool)
@@ -139,9 +138,7 @@ def _of_masks(model: Assessed, other: Assessed, name: str, resampling: Resamplin
     if pairs is None:
         return None
     differences = pairs["ours"] - pairs["theirs"]
-    totals = resampling.totals(pairs, pd.DataFrame({"difference": differences, "count": 1.0}))
-    resampled = np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0)
-    return float(differences.mean()), resampled, _behind(pairs)
+    return float(differences.mean()), resampling.means(pairs, differences), _behind(pairs)
 
 
 def _pairs(model: Assessed, other: Assessed, metric: Literal["slice_dice", "volume_dice"]) -> pd.DataFrame | None:

@@ -96,6 +96,11 @@ class Resampling:
         chunks = [self.weights[start : start + size] @ of_patients for start in range(0, len(self.weights), size)]
         return np.concatenate(chunks)
 
+    def means(self, table: pd.DataFrame, values: pd.Series[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean of ``values``, one a row of the table, in every resample, ``(resamples,)``; NaN where no row was drawn."""
+        totals = self.totals(table, pd.DataFrame({"sum": np.asarray(values, dtype=float), "count": 1.0}))
+        return np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0)
+
     def estimate(self, tables: Tables, *, ranks: bool = True) -> dict[str, Estimate]:
         """Every figure of one model, with its interval; without ``ranks``, none for those that need cases to be sorted."""
         figures, resampled = measure(tables), self._resample(tables, ranks)

@@ -225,8 +225,7 @@ def _explanations(test: pd.DataFrame, resampling: Resampling, sample: Sample) ->
     explained: dict[str, Any] = {"n_slices": len(scored)}
     explained["n_patients"] = len(scored[["source", "patient_id"]].drop_duplicates())
     columns = [f"{kind}_{score}" for kind in _CAM_MAPS for score in _CAM_SCORES]
-    totals = resampling.totals(scored, scored[columns].assign(count=1.0))
-    means = pd.DataFrame(totals[:, :-1], columns=columns).div(np.where(totals[:, -1] > 0, totals[:, -1], np.nan), axis=0)
+    means = pd.DataFrame({column: resampling.means(scored, scored[column]) for column in columns})
 
     def with_interval(value: float, resampled: pd.Series[float]) -> dict[str, float]:
         low, high = percentile_interval(np.asarray(resampled.to_numpy(float)), sample.confidence)
