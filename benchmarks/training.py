@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from machine import Figure, matrix_rate, run_benchmark
 from monai.losses import DiceCELoss
-from monai.networks.nets import BasicUNet
+from plain_unet import plain_unet
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +38,6 @@ from slicewise.training.processes import open_fabric
 from slicewise.training.step import Learner
 
 SLICES, SIDE_PX, UNCOUNTED, PARALLEL = 256, 256, 6, 2
-PLAIN_WIDTHS = (16, 32, 64, 128, 256, 16)
 KILLED_RUN = """
 name: killed
 phantom: {patients: 9, pictures: 16, slices: 6}
@@ -124,7 +123,7 @@ def measure_plain(steps: int) -> dict[str, Figure]:
     """The plain U-Net at full resolution, as its library builds it, in eager mode on one batch again and again."""
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = BasicUNet(2, 1, 1, features=PLAIN_WIDTHS).to(device).train()
+    network = plain_unet().to(device).train()
     optimizer, loss = torch.optim.AdamW(network.parameters(), lr=1e-4), DiceCELoss(sigmoid=True)
     images, masks = torch.randn(8, 1, SIDE_PX, SIDE_PX, device=device), torch.zeros(8, 1, SIDE_PX, SIDE_PX, device=device)
     masks[:, :, 100:140, 100:140] = 1

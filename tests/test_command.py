@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from slicewise.cli import app
 from slicewise.errors import SlicewiseError
+from slicewise.inference.predictor import Predictor
 
 CONFIG = """
 name: <b>tiny</b>
@@ -118,11 +119,31 @@ def test_a_run_is_not_compared_with_itself(finished_run, tmp_path):
     assert not (tmp_path / "seeds.json").exists()
 
 
+@pytest.fixture(scope="session")
+def prepared_run(finished_run, tmp_path_factory):
+    """Ingested, audited and divided, but not trained."""
+    folder = tmp_path_factory.mktemp("prepared") / "run"
+    kept = shutil.ignore_patterns(
+        "phases", "single_task", "explanations", "examples", "tensorboard", "*.csv", "*.png", "*.html"
+    )
+    shutil.copytree(finished_run, folder, ignore=kept)
+    for name in ("split.csv", "audit/groups.csv"):
+        shutil.copy(finished_run / name, folder / name)
+    for file in (*folder.glob("*.parquet"), folder / "results.json", folder / "facts.json", folder / "model_card.md"):
+        file.unlink()
+    return folder
+
+
+@pytest.fixture
+def run(prepared_run, tmp_path):
+    return shutil.copytree(prepared_run, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     "awaited", ["states/attempt_1/step_000000004.state", "model.safetensors"], ids=["between epochs", "between phases"]
 )
-def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path, awaited):
-    arguments = ["run", finished_run.parent / "tiny.yaml", "--out", tmp_path / "run"]
+def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, run, tmp_path, awaited):
+    arguments = ["run", finished_run.parent / "tiny.yaml", "--out", run, "--resume"]
     command = [sys.executable, "-c", "from slicewise.cli import main; main()", *map(str, arguments)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
         while killed.poll() is None and not (tmp_path / "run" / "phases" / "segmentation" / awaited).exists():
@@ -130,7 +151,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path, 
         killed.kill()
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "results.json").exists()
-    done = slicewise(*arguments, "--resume")
+    done = slicewise(*arguments)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "split.csv").read_bytes() == (finished_run / "split.csv").read_bytes()
     cases, uninterrupted = (pd.read_parquet(run / "cases.parquet") for run in (tmp_path / "run", finished_run))
@@ -144,24 +165,6 @@ def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, tmp_path, 
             json.loads((run / "phases" / phase / "model.json").read_text()) for run in (tmp_path / "run", finished_run)
         ]
         assert models[0]["provenance"]["state_sha256"] == models[1]["provenance"]["state_sha256"]
-
-
-@pytest.fixture(scope="session")
-def prepared_run(finished_run, tmp_path_factory):
-    """Ingested, audited and divided, but not trained."""
-    folder = tmp_path_factory.mktemp("prepared") / "run"
-    kept = shutil.ignore_patterns(
-        "phases", "single_task", "explanations", "examples", "tensorboard", "*.csv", "*.png", "*.html"
-    )
-    shutil.copytree(finished_run, folder, ignore=kept)
-    for name in ("split.csv", "audit/groups.csv"):
-        shutil.copy(finished_run / name, folder / name)
-    return folder
-
-
-@pytest.fixture
-def run(prepared_run, tmp_path):
-    return shutil.copytree(prepared_run, tmp_path / "run")
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(run):
@@ -258,8 +261,10 @@ def test_predict_writes_a_mask_on_the_grid_of_the_picture(finished_run, picture,
         assert mask.size == overlay.size == (90, 120)
         assert set(np.unique(np.asarray(mask))) <= {0, 255}
     (record,) = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert record["file"] == str(picture)
-    assert 0 <= record["probability"] <= 1
+    assert record["input"] == str(picture)
+    (scan,) = record["scans"]
+    assert 0 <= scan["probability"] <= 1
+    assert done.stdout.startswith(f"{picture}: {scan['decision']} (probability {scan['probability']:.3f}")
 
 
 def test_a_broken_picture_among_good_ones_is_named_and_the_rest_predicted(finished_run, picture, tmp_path):
@@ -269,9 +274,12 @@ def test_a_broken_picture_among_good_ones_is_named_and_the_rest_predicted(finish
     assert done.returncode == 2
     assert "broken.png" in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        "results.csv",
         "results.json",
         "scan_mask.png",
         "scan_overlay.png",
+        "scan_result.json",
     ]
 
 
@@ -285,6 +293,20 @@ def test_pictures_of_one_name_are_refused_before_one_overwrites_the_other(finish
     assert not (tmp_path / "out").exists()
 
 
+def test_an_exported_run_gives_the_masks_of_the_class(finished_run, picture, tmp_path):
+    exported = slicewise("export", finished_run)
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout.strip() == str(finished_run / "phases" / "joint" / "cpu")
+    done = slicewise("predict", picture, "--model", finished_run, "-o", tmp_path / "out", "--statistics")
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["engine"] == "openvino"
+    result = Predictor.from_checkpoint(finished_run).predict(picture)
+    assert record["scans"][0]["probability"] == result.probability
+    with Image.open(tmp_path / "out" / "scan_mask.png") as mask:
+        assert np.array_equal(np.asarray(mask) > 0, result.mask)
+
+
 def test_the_network_is_not_loaded_for_help():
     code = "import sys; from slicewise.cli import app; sys.exit(any(name in sys.modules for name in ('torch', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -296,6 +318,10 @@ def test_the_network_is_not_loaded_for_help():
         (["predict", "absent.png", "--model", "run", "-o", "x"], "absent.png"),
         (["predict", "empty", "--model", "run", "-o", "x"], "empty"),
         (["predict", "scan.jpg", "--model", "absent", "-o", "x"], "absent"),
+        (["predict", "scan.jpg", "--model", "run", "-o", "x", "--format", "tiff"], "tiff"),
+        (["predict", "scan.jpg", "--model", "run", "-o", "x", "--abstain-on", "mood"], "inverted"),
+        (["predict", "scan.jpg", "--model", "run", "-o", "x", "--engine", "abacus"], "abacus"),
+        (["export", "absent"], "absent"),
         (["run", "typo.yaml"], "trainning"),
         (["run", "absent.yaml"], "absent.yaml"),
         (["run", "folder.yaml", "--out", "x"], "nowhere"),

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from slicewise.audit.findings import RULES
 from slicewise.evaluation.cases import CASE_COLUMNS, VOLUME_COLUMNS
 from slicewise.evaluation.schema import Results
 from slicewise.evaluation.table import REQUIRED, read_cases
+from slicewise.inference.gatekeeper import RULES as CONCERNS
+from slicewise.inference.record import InputRecord
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -40,3 +43,14 @@ def test_the_example_of_a_table_of_cases_has_what_is_needed_and_is_read(tmp_path
 
 def test_the_published_schema_is_the_one_results_are_checked_against():
     assert json.loads((DOCS / "results.schema.json").read_text(encoding="utf-8")) == Results.model_json_schema()
+
+
+def test_the_published_schema_of_predictions_is_the_one_they_are_written_by():
+    schema = json.loads((DOCS / "predictions.schema.json").read_text(encoding="utf-8"))
+    assert schema == TypeAdapter(list[InputRecord]).json_schema()
+
+
+def test_every_rule_of_the_gatekeeper_is_documented_and_no_other():
+    text = (DOCS / "prediction.md").read_text(encoding="utf-8").split("## The gatekeeper")[1].split("\n## ")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{name}` | {meaning} |" for name, meaning in CONCERNS.items()]

@@ -1,62 +1,40 @@
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from slicewise.records import MaskState, Prediction, Study
+from slicewise.orientation import Orientation
+from slicewise.records import MaskState, Prediction, Scan, Study
 
 
-def predict(**changes):
+def test_the_area_of_a_prediction_is_that_of_its_mask():
     mask = np.zeros((4, 6), bool)
     mask[1:3, 2:5] = True
-    values = {
-        "probability": 0.9,
-        "raw_probability": 0.95,
-        "is_tumor": True,
-        "mask": mask,
-        "tumor_probabilities": mask.astype(np.float32),
-        "threshold": 0.4,
-        "model_id": "0123456789ab",
-    }
-    return Prediction(**(values | changes))
-
-
-def test_area_is_in_mm_only_where_the_spacing_is_known():
-    assert predict().area_px == 6
-    assert predict().area_mm2 is None
-    assert predict(spacing_mm=(0.5, 2.0)).area_mm2 == 6.0
-    assert predict(spacing_mm=(0.5, 0.5)).area_mm2 == 1.5
-
-
-@pytest.mark.parametrize(
-    ("is_tumor", "has_mask", "is_localized"), [(True, True, True), (True, False, False), (False, False, True)]
-)
-def test_a_positive_decision_without_a_mask_is_not_localized(is_tumor, has_mask, is_localized):
-    mask = np.full((4, 6), has_mask)
-    assert predict(is_tumor=is_tumor, mask=mask).is_localized is is_localized
-
-
-def test_json_holds_everything_but_the_arrays():
-    prediction = predict(spacing_mm=(0.5, 2.0), duration_s=0.25, file="a/b.png")
-    assert json.loads(json.dumps(prediction.to_json(), allow_nan=False)) == {
-        "file": "a/b.png",
-        "probability": 0.9,
-        "raw_probability": 0.95,
-        "is_tumor": True,
-        "is_localized": True,
-        "area_px": 6,
-        "area_mm2": 6.0,
-        "threshold": 0.4,
-        "model_id": "0123456789ab",
-        "duration_s": 0.25,
-    }
+    assert Prediction(0.9, 0.95, True, mask, mask.astype(np.float32)).area_px == 6
 
 
 def test_records_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        predict().probability = 0.1
+        Study("lgg", "lgg", "s", "p", ()).source = "brats"
+
+
+def test_slices_come_back_on_the_grid_of_the_file():
+    """Of a sagittal file that is stored back to front: each voxel lies where its slice, row and column say."""
+    affine = np.array([[0, 0, 3.0, 10], [-1, 0, 0, 20], [0, 1, 0, 30], [0, 0, 0, 1]])
+    stored = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
+    orientation = Orientation.of(affine, stored.shape)
+    scan = Scan(orientation.to_slices(stored), "nifti", "s", orientation=orientation, grid_shape=(4, 5, 6, 1), affine=affine)
+    assert scan.slices.shape == (6, 5, 4)
+    assert np.array_equal(scan.to_grid(scan.slices)[..., 0], stored)
+    place = (scan.slice_affine @ [2, 1, 3, 1])[:3]
+    index = np.linalg.solve(affine, [*place, 1])[:3].round().astype(int)
+    assert scan.slices[2, 1, 3] == stored[tuple(index)]
+
+
+def test_a_picture_lies_nowhere_in_the_body():
+    with pytest.raises(ValueError, match="affine"):
+        Scan(np.zeros((1, 2, 2), np.float32), "picture", "s").slice_affine  # noqa: B018
 
 
 def test_a_study_can_be_a_key():

@@ -271,30 +271,79 @@ def report(
 
 
 @app.command()
-def predict(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Pictures, or folders of pictures.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a run, or of one of its checkpoints.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, overlays and results.json.")],
+def export(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of one of its checkpoints.")],
 ) -> None:
-    """Predict pictures: a mask, an overlay and a probability for each."""
-    from slicewise.inference.folder import find_inputs, predict_files
+    """Write a model as ONNX beside its weights: what `predict` then runs on a CPU, without torch."""
+    from slicewise.inference.export import export as export_checkpoint
 
-    jobs = find_inputs(inputs)
+    folder, parity = export_checkpoint(model)
+    print(folder)
+    print(
+        f"Beside its weights: probabilities differ by at most {parity.probability:.1e}, masks agree at Dice "
+        f"{parity.dice:.4f} or better, on slices of noise.",
+        file=sys.stderr,
+    )
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT...", help="Pictures, NIfTI, DICOM and zip files, folders of them, or patterns."),
+    ],
+    model: Annotated[
+        Path,
+        typer.Option("--model", "-m", envvar="SLICEWISE_MODEL", help="Folder of a run, or of one of its checkpoints."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; what is finished in it is kept.")],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="png, nifti, dicom-seg or dicom-sr; repeatable; default: by the kind of input."),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Draw Grad-CAM of the most probable slice.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over six views of each slice.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Say how sure the model is.")] = False,
+    statistics: Annotated[bool, typer.Option("--statistics", help="Measure lesions and intensities.")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Show the most probable slice in the terminal.")] = False,
+    segment: Annotated[bool, typer.Option("--segment/--no-segment", help="Find the mask, or the probability alone.")] = True,
+    smallest_mm3: Annotated[
+        float, typer.Option("--smallest-mm3", min=0, help="Leave out parts of a volume's mask below this.")
+    ] = 0.0,
+    abstain_on: Annotated[
+        list[str] | None,
+        typer.Option("--abstain-on", metavar="RULE", help="Give no answer where the gatekeeper has this concern."),
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="auto, cpu, torch, or ray for a cluster.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="Of torch, such as cuda.")] = "cpu",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Of ray; default: one a core.")] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", min=0.1, help="Longest decoding of one input.")] = 10.0,
+) -> None:
+    """Predict pictures and scans: masks, probabilities and what is to be doubted, for each input."""
+    from slicewise.batch.batch import Options
+    from slicewise.batch.command import choices, predict_inputs
+
+    options = Options(
+        formats=choices("--format", formats),
+        explain=explain,
+        tta=tta,
+        uncertainty=uncertainty,
+        statistics=statistics,
+        segment=segment,
+        smallest_mm3=smallest_mm3,
+        abstain_on=choices("--abstain-on", abstain_on),
+        timeout_s=timeout_s,
+    )
     from slicewise.console import Display
-    from slicewise.inference.predictor import Predictor
 
-    display = Display()
-    predictor = Predictor.from_checkpoint(model)
-    with display.bar("predicting", len(jobs)) as progress:
-        records, refusals = predict_files(predictor, jobs, out, progress)
-    for record in records:
-        answer = "tumor" if record["is_tumor"] else "no tumor"
-        if not record["is_localized"]:
-            answer += ", not localized"
-        print(f"{record['file']}: {answer} (probability {record['probability']:.3f}, {record['area_px']} pixels)")
-    print(f"Masks, overlays and results.json are in {out}.", file=sys.stderr)
-    if refusals:
-        raise InputError(f"{len(refusals)} of {len(jobs)} inputs could not be read: {' '.join(refusals)}")
+    run = predict_inputs(
+        inputs, model, out, options, engine=engine, device=device, workers=workers, preview=preview, display=Display()
+    )
+    for line in run.lines:
+        print(line)
+    print(f"Masks, pictures and results.json are in {out}.", file=sys.stderr)
+    if run.refusals:
+        raise InputError(f"{len(run.refusals)} of {run.inputs} inputs could not be read: {' '.join(run.refusals)}")
 
 
 def _begin(config_file: Path, settings: list[str] | None, out: Path | None, resume: bool) -> Run:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MaskState", "Prediction", "Slice", "Study"]
+from slicewise.orientation import Orientation
+
+__all__ = ["Concern", "MaskState", "Prediction", "Scan", "Slice", "Study"]
 
 
 class MaskState(StrEnum):
@@ -76,9 +78,70 @@ class Slice:
     """Share of the mask file's non-zero pixels that were neither dark nor bright, in [0, 1]; a threshold decided on them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """One reason to doubt that an input is what the model was made for."""
+
+    rule: str
+    """Name of the rule, such as ``inverted``; docs/prediction.md explains each."""
+    message: str
+    """What was expected, what came, and what to do, in a sentence or two; it never holds a header's text or a path."""
+    value: float | None = None
+    """What the rule measured, where it measures."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What is predicted at once, as decoded: a picture, or all slices of a volume."""
+
+    slices: NDArray[np.float32]
+    """``(D, H, W)``, finite, any range, in the view of `slicewise.orientation`; D is 1 for a picture."""
+    kind: Literal["array", "picture", "nifti", "dicom"]
+    """What it was decoded from."""
+    name: str
+    """For the names of results: that of the file without its endings, or a number for a series; never a header's text."""
+    files: tuple[Path, ...] = ()
+    """What it was decoded from, in the order of the file grid's first axis for a series of DICOM files."""
+    plane: str = "unknown"
+    """``axial``, ``coronal``, ``sagittal`` or ``unknown``."""
+    modality: str = "unknown"
+    """DICOM's code, such as ``MR`` or ``CT``; ``unknown`` where the file does not say."""
+    spacing_mm: tuple[float, float] | None = None
+    """Distance between rows and between columns; None where the file does not say."""
+    slice_spacing_mm: float | None = None
+    """Distance between slices; None for a lone slice, and where the file does not say."""
+    orientation: Orientation | None = None
+    """The way back to the file's grid; None for a picture, whose grid is the slice's own."""
+    grid_shape: tuple[int, ...] = ()
+    """Shape of the file's array: ``(x, y, z)`` or ``(x, y, z, 1)`` of NIfTI, ``(frames, rows, columns)`` of DICOM,
+    ``(H, W)`` of a picture."""
+    affine: NDArray[np.float64] | None = None
+    """``(4, 4)``: from indices of the file's array (its first three axes) to millimeters in RAS+ space."""
+    color_share: float = 0.0
+    """Share of the pixels that had a color, in [0, 1]."""
+    concerns: tuple[Concern, ...] = field(default=())
+    """What the reader noticed, such as slices that are missing."""
+
+    def to_grid(self, slices: NDArray[Any]) -> NDArray[Any]:
+        """``(D, H, W)``, such as the slices' masks, on the grid of the file."""
+        values = slices if self.orientation is None else self.orientation.to_file(slices)
+        return values.reshape(self.grid_shape) if self.grid_shape else values
+
+    @property
+    def slice_affine(self) -> NDArray[np.float64]:
+        """``(4, 4)``: from (slice, row, column) to millimeters in RAS+ space.
+
+        Raises:
+            ValueError: The scan does not say where it lies; a picture never does.
+        """
+        if self.affine is None or self.orientation is None:
+            raise ValueError(f"Expected a scan with an affine, {self.name} has none.")
+        return self.affine @ self.orientation.affine(self.slices.shape)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What the model says of one slice, on the grid of the input."""
+    """What the model says of one preprocessed slice."""
 
     probability: float
     """That the slice shows tumor, in [0, 1], after temperature scaling."""
@@ -90,45 +153,8 @@ class Prediction:
     """``(H, W)``; all False where ``is_tumor`` is False (the one rule that joins the two heads)."""
     tumor_probabilities: NDArray[np.float32]
     """``(H, W)``, per pixel, in [0, 1], before the rule is applied; all NaN where the model does not segment."""
-    threshold: float
-    """The operating threshold, chosen on validation and read from the checkpoint."""
-    model_id: str
-    """First 12 hexadecimal digits of the SHA-256 of the weights."""
-    duration_s: float = 0.0
-    """From decoded array to this record."""
-    spacing_mm: tuple[float, float] | None = None
-    """As given by the input; None where it does not say."""
-    file: str | None = None
-    """The input's path, as given."""
 
     @property
     def area_px(self) -> int:
         """Number of pixels in the mask."""
         return int(self.mask.sum())
-
-    @property
-    def area_mm2(self) -> float | None:
-        """Area of the mask in mm²; None where the spacing is not known."""
-        if self.spacing_mm is None:
-            return None
-        return self.area_px * self.spacing_mm[0] * self.spacing_mm[1]
-
-    @property
-    def is_localized(self) -> bool:
-        """False for "tumor, not localized": a positive decision with an empty mask."""
-        return not self.is_tumor or bool(self.mask.any())
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for ``results.json``: everything but the arrays."""
-        return {
-            "file": self.file,
-            "probability": self.probability,
-            "raw_probability": self.raw_probability,
-            "is_tumor": self.is_tumor,
-            "is_localized": self.is_localized,
-            "area_px": self.area_px,
-            "area_mm2": self.area_mm2,
-            "threshold": self.threshold,
-            "model_id": self.model_id,
-            "duration_s": self.duration_s,
-        }

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from slicewise.data.preprocess import SIDE_PX, Geometry, preprocess, preprocess_mask, restore
+from slicewise.data.preprocess import SIDE_PX, Geometry, preprocess, preprocess_mask, restore, robust_range
 
 sides = st.integers(1, 700)
 
@@ -218,3 +218,22 @@ def test_the_input_is_not_touched():
     image.setflags(write=False)
     preprocess(image)
     assert np.array_equal(image, before)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    image=hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40),
+        elements=st.floats(-(2.0**90), 2.0**90, width=32) | st.integers(0, 255).map(float),
+    )
+)
+def test_the_robust_range_is_numpys_to_the_bit(image):
+    expected = [np.float32(value) for value in np.percentile(image, (0.5, 99.9))]
+    assert np.array_equal(robust_range(image), expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_robust_range_of_a_whole_slice_is_numpys_to_the_bit(seed):
+    image = head((256, 230), seed)[0] + np.random.default_rng(seed).normal(size=(256, 230)).astype(np.float32)
+    assert np.array_equal(robust_range(image), [np.float32(value) for value in np.percentile(image, (0.5, 99.9))])

@@ -34,8 +34,6 @@ class Stub:
             is_tumor=is_tumor,
             mask=mask,
             tumor_probabilities=drawn,
-            threshold=self.description.threshold,
-            model_id="stub",
         )
 
 

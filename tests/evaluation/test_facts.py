@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from slicewise.config import ModelConfig, SourceConfig
 from slicewise.data.preprocess import PREPROCESSING
 from slicewise.evaluation.facts import Facts, ModelFacts, count_data
-from slicewise.model.checkpoint import Description
+from slicewise.model.description import Description
 
 
 def describe(**changes):

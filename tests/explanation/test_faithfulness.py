@@ -20,8 +20,9 @@ from slicewise.explanation.faithfulness import (
 )
 from slicewise.explanation.gradcam import explain
 from slicewise.inference.predictor import Predictor
-from slicewise.model.checkpoint import Description
+from slicewise.model.description import Description
 from slicewise.model.network import MultiTaskUNet
+from slicewise.model.torch_engine import TorchEngine
 
 SIDE = 256
 
@@ -32,7 +33,9 @@ heats = st.lists(st.integers(0, 9), min_size=30, max_size=30).map(lambda tenths:
 def make_predictor(network, architecture, tasks=("segmentation", "classification")):
     facts = {"name": "joint", "threshold": 0.5, "mask_threshold": 0.5, "parameters": 1, "data_fingerprint": ""}
     facts |= {"patients": {}, "metrics": {}, "history": [], "provenance": {}, "weights_sha256": "0" * 64}
-    return Predictor(network, Description(architecture=architecture, preprocessing=PREPROCESSING, tasks=tasks, **facts))
+    return Predictor(
+        TorchEngine(network), Description(architecture=architecture, preprocessing=PREPROCESSING, tasks=tasks, **facts)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +246,7 @@ def test_similarity_with_a_map_that_is_the_same_everywhere_is_undefined(level):
 def test_every_outlined_slice_has_its_scores_and_no_other(network, tiny, small_store, cases):
     seen = []
     predictor = make_predictor(MultiTaskUNet(tiny), tiny)
-    predictor.network = network
+    predictor.engine.network = network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     shown = cases.sample(frac=1, random_state=0)
     scores = score_explanations(predictor, small_store, shown, progress=lambda *counts: seen.append(counts))

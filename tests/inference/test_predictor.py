@@ -1,111 +1,220 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from slicewise.config import ModelConfig
-from slicewise.data.preprocess import PREPROCESSING, SIDE_PX, preprocess
-from slicewise.errors import InputError
+from slicewise.data.preprocess import PREPROCESSING, SIDE_PX, preprocess, restore
+from slicewise.errors import CheckpointError, InputError
+from slicewise.inference.export import export
 from slicewise.inference.predictor import Predictor
-from slicewise.model.checkpoint import Description
+from slicewise.inference.views import VIEWS
+from slicewise.model.checkpoint import save_checkpoint
+from slicewise.model.description import Description
 from slicewise.model.network import MultiTaskUNet
+from slicewise.model.torch_engine import TorchEngine
+from slicewise.records import Scan
 
 ARCHITECTURE = ModelConfig(widths=(4, 4, 8, 8, 8))
-
-
-def describe(**changes):
-    facts = {
-        "name": "joint",
-        "tasks": ("segmentation", "classification"),
-        "architecture": ARCHITECTURE,
-        "preprocessing": PREPROCESSING,
-        "threshold": 0.5,
-        "mask_threshold": 0.5,
-        "parameters": 1,
-        "data_fingerprint": "",
-        "patients": {},
-        "metrics": {},
-        "history": [],
-        "provenance": {},
-        "weights_sha256": "0123456789abcdef",
-    }
-    return Description(**facts | changes)
+FACTS = {
+    "name": "joint",
+    "tasks": ("segmentation", "classification"),
+    "architecture": ARCHITECTURE,
+    "threshold": 0.5,
+    "mask_threshold": 0.5,
+    "parameters": 1,
+    "data_fingerprint": "",
+    "patients": {},
+    "metrics": {},
+    "history": [],
+    "provenance": {},
+}
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return MultiTaskUNet(ARCHITECTURE).eval()
+    network = MultiTaskUNet(ARCHITECTURE).train()
+    with torch.no_grad():
+        network(torch.randn(4, 1, 64, 64))  # BatchNorm that is not the identity
+    return network.eval()
 
 
 @pytest.fixture
 def image():
     """A slice of 300 × 200 with a bright head on black."""
+    return head(0)
+
+
+def head(number):
     rows, columns = np.mgrid[:300, :200]
-    head = (rows - 150) ** 2 / 120**2 + (columns - 100) ** 2 / 80**2 < 1
-    return (head * (100 + 20 * np.sin(rows / 9) * np.cos(columns / 7))).astype(np.float32)
+    inside = (rows - 150) ** 2 / 120**2 + (columns - 100) ** 2 / 80**2 < 1
+    return (inside * (100 + 20 * np.sin((rows + 40 * number) / 9) * np.cos(columns / 7))).astype(np.float32)
+
+
+def make(network, **changes):
+    facts = {"preprocessing": PREPROCESSING, "weights_sha256": "0123456789abcdef"} | FACTS | changes
+    return Predictor(TorchEngine(network), Description(**facts))
 
 
 def middle_of(network, image):
     """Thresholds that cut this slice's outputs in two, so that both answers occur."""
-    outputs = Predictor(network, describe()).probabilities(preprocess(image)[0])
+    (outputs,) = make(network).infer(preprocess(image)[0][None], mask_from=0.0)
     return outputs.tumor, float(np.median(outputs.mask))
 
 
 def test_the_answer_lies_on_the_grid_of_the_input(network, image):
     tumor, pixel = middle_of(network, image)
-    predictor = Predictor(network, describe(threshold=tumor, mask_threshold=pixel))
-    prediction = predictor.predict(image, spacing_mm=(0.5, 2.0), file="a.png")
-    assert prediction.mask.shape == prediction.tumor_probabilities.shape == (300, 200)
-    assert prediction.mask.dtype == np.bool_
-    assert 0 < prediction.area_px < 60_000
-    assert prediction.area_mm2 == prediction.area_px
-    assert (prediction.file, prediction.model_id) == ("a.png", "0123456789ab")
+    result = make(network, threshold=tumor, mask_threshold=pixel).predict(image, spacing_mm=(0.5, 2.0))
+    assert result.mask.shape == (300, 200)
+    assert result.mask.dtype == np.bool_
+    assert 0 < result.mask_px < 60_000
+    assert result.area_mm2 == result.mask_px
+    assert result.volume_ml is None
+    assert (result.model_id, result.engine) == ("0123456789ab", "torch")
+    assert result.timings_s["total"] >= result.timings_s["network"] > 0
 
 
 def test_below_the_threshold_the_mask_is_empty_and_above_it_is_the_decoders(network, image):
     tumor, pixel = middle_of(network, image)
-    at = Predictor(network, describe(threshold=tumor, mask_threshold=pixel)).predict(image)
-    above = Predictor(network, describe(threshold=tumor + 1e-6, mask_threshold=pixel)).predict(image)
-    assert at.is_tumor
-    assert np.array_equal(at.mask, at.tumor_probabilities >= pixel)
-    assert not above.is_tumor
+    at = make(network, threshold=tumor, mask_threshold=pixel).predict(image)
+    above = make(network, threshold=tumor + 1e-6, mask_threshold=pixel).predict(image)
+    pixels, geometry = preprocess(image)
+    (outputs,) = make(network).infer(pixels[None], mask_from=0.0)
+    assert at.decision == "tumor"
+    assert np.array_equal(at.mask, restore(outputs.mask, geometry) >= pixel)
+    assert above.decision == "no tumor"
     assert not above.mask.any()
-    assert np.array_equal(at.tumor_probabilities, above.tumor_probabilities)
+    assert at.probability == above.probability
 
 
 def test_a_positive_answer_without_a_mask_is_said_as_such(network, image):
-    prediction = Predictor(network, describe(threshold=0.0, mask_threshold=1.0)).predict(image)
-    assert prediction.is_tumor
-    assert not prediction.is_localized
-    assert prediction.to_json()["is_localized"] is False
+    predictor = make(network, threshold=0.0, mask_threshold=1.0)
+    assert predictor.predict(image).decision == "tumor, not localized"
+    assert predictor.predict(image, segment=False).decision == "tumor"
 
 
 def test_a_slice_of_the_store_and_its_file_get_equal_answers(network):
-    random = np.random.default_rng(0)
-    image = random.normal(100, 20, size=(SIDE_PX, SIDE_PX)).astype(np.float32)
-    predictor = Predictor(network, describe(threshold=0.0))
+    image = np.random.default_rng(0).normal(100, 20, size=(SIDE_PX, SIDE_PX)).astype(np.float32)
+    predictor = make(network, threshold=0.0)
     from_file = predictor.predict(image)
     from_store = predictor.predict_preprocessed(preprocess(image)[0])
     assert from_file.probability == from_store.probability
-    assert np.array_equal(from_file.tumor_probabilities, from_store.tumor_probabilities)
+    assert np.array_equal(from_file.mask, from_store.mask)
+
+
+def test_slices_of_a_volume_get_the_answers_that_they_get_alone(network):
+    images = np.stack([head(number) for number in range(3)])
+    tumor, pixel = middle_of(network, images[1])
+    predictor = make(network, threshold=tumor, mask_threshold=pixel)
+    volume = predictor.predict(images)
+    alone = [predictor.predict(image) for image in images]
+    assert volume.probabilities.tolist() == [one.probability for one in alone]
+    assert np.array_equal(volume.masks, np.stack([one.mask for one in alone]))
+    assert volume.probability == max(one.probability for one in alone)
 
 
 def test_a_model_of_one_task_answers_that_one(network, image):
-    classifier = Predictor(network, describe(tasks=("classification",), threshold=0.0)).predict(image)
+    classifier = make(network, tasks=("classification",), threshold=0.0).predict(image)
+    assert classifier.decision == "tumor"
+    assert not classifier.segmented
     assert not classifier.mask.any()
-    assert np.isnan(classifier.tumor_probabilities).all()
-    segmenter = Predictor(network, describe(tasks=("segmentation",))).predict(image)
+    segmenter = make(network, tasks=("segmentation",), threshold=0.0)
+    (outputs,) = segmenter.infer(preprocess(image)[0][None])
     # Without a classifier the slice is as likely to show tumor as its likeliest pixel.
-    assert segmenter.probability == pytest.approx(segmenter.tumor_probabilities.max(), abs=0.05)
+    assert segmenter.predict(image).probability == pytest.approx(outputs.mask.max(), rel=1e-6)
 
 
-def test_the_network_is_not_changed_by_predicting(network, image):
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    Predictor(network, describe()).predict(image)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+def test_averaging_over_views_is_the_mean_of_what_each_says(network, image):
+    _, pixel = middle_of(network, image)
+    predictor = make(network, threshold=0.0, mask_threshold=pixel)
+    pixels, geometry = preprocess(image)
+    seen = [predictor.infer(view.apply(pixels)[None], mask_from=0.0)[0] for view in VIEWS]
+    mask = np.mean([view.undo(one.mask) for view, one in zip(VIEWS, seen, strict=True)], axis=0, dtype=np.float32)
+    result = predictor.predict(image, tta=True)
+    assert result.probability == pytest.approx(np.mean([one.tumor for one in seen]))
+    assert np.mean(result.mask == (restore(mask, geometry) >= pixel)) > 0.999
 
 
-@pytest.mark.parametrize("image", [np.zeros((2, 3, 4)), np.zeros((0, 5)), np.array([[1.0, np.nan]])])
+def test_the_uncertainty_is_that_of_the_most_probable_slice(network):
+    images = np.stack([head(number) for number in range(3)])
+    predictor = make(network)
+    result = predictor.predict(images, uncertainty=True)
+    most = int(result.probabilities.argmax())
+    assert result.uncertainty == predictor.uncertainty(preprocess(images[most])[0])
+    assert predictor.predict(images).uncertainty is None
+
+
+def test_on_a_concern_that_was_named_no_answer_is_given(network):
+    blank = np.full((256, 256), 7, np.float32)
+    predictor = make(network, threshold=0.0, mask_threshold=0.0)
+    warned = predictor.predict(blank)
+    assert "blank" in [concern.rule for concern in warned.concerns]
+    assert warned.decision == "tumor"
+    abstained = predictor.predict(blank, abstain_on=("blank",))
+    assert abstained.decision == "abstained"
+    assert not abstained.mask.any()
+    assert not abstained.is_tumor.any()
+
+
+def test_small_parts_are_left_out_only_where_asked(network):
+    images = np.stack([head(number) for number in range(3)])
+    _, pixel = middle_of(network, images[1])
+    predictor = make(network, threshold=0.0, mask_threshold=pixel)
+    scan = Scan(images, "nifti", "volume", spacing_mm=(1.0, 1.0), slice_spacing_mm=2.0)
+    whole, cleaned = predictor.predict(scan), predictor.predict(scan, smallest_mm3=1e9)
+    assert whole.masks.any()
+    assert not cleaned.masks.any()
+    assert cleaned.decision == "tumor, not localized"
+
+
+@pytest.mark.parametrize("image", [np.zeros((2, 3, 4, 5)), np.zeros((0, 5)), np.array([[1.0, np.nan]])])
 def test_what_is_no_slice_is_refused(network, image):
     with pytest.raises(InputError, match="Expected"):
-        Predictor(network, describe()).predict(image.astype(np.float32))
+        make(network).predict(image.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, network, **FACTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    save_checkpoint(folder, network, **FACTS)
+    export(folder)
+    return folder
+
+
+def test_the_engine_is_the_exported_one_where_there_is_one(checkpoint, exported):
+    assert Predictor.from_checkpoint(checkpoint).engine.name == "torch"
+    assert Predictor.from_checkpoint(exported).engine.name == "openvino"
+    assert Predictor.from_checkpoint(exported, "torch").engine.name == "torch"
+    with pytest.raises(CheckpointError, match="slicewise export"):
+        Predictor.from_checkpoint(checkpoint, "cpu")
+
+
+def test_explanations_of_an_exported_model_look_into_its_weights(exported, image):
+    predictor = Predictor.from_checkpoint(exported, "cpu")
+    pixels, _ = preprocess(image)
+    assert predictor.uncertainty(pixels) == pytest.approx(
+        Predictor.from_checkpoint(exported, "torch").uncertainty(pixels), abs=1e-6
+    )
+
+
+def test_a_whole_prediction_with_the_exported_engine_loads_no_torch(exported):
+    code = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from slicewise.inference.predictor import Predictor
+Predictor.from_checkpoint(Path({str(exported)!r})).predict(np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
+print(sorted({{"torch", "monai", "sklearn", "pandas", "matplotlib"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

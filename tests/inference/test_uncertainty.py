@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from slicewise.errors import CheckpointError
-from slicewise.inference.uncertainty import VIEWS, View, check_variance, estimate_uncertainty
-from slicewise.model.infer import infer
+from slicewise.inference.uncertainty import check_variance, estimate_uncertainty
+from slicewise.inference.views import VIEWS, View
+from slicewise.model.engine import infer
 from slicewise.model.network import MultiTaskUNet
+from slicewise.model.torch_engine import TorchEngine
 
 SIDE = 256
 AS_IT_IS = (View(),)
@@ -52,7 +54,10 @@ def estimate(network, pixels, **settings):
 
 def test_one_view_and_no_dropout_give_the_answer_and_no_uncertainty(undropped):
     pixels = make_pixels(0)
-    result, answer = estimate(undropped, pixels, views=AS_IT_IS), infer(undropped, pixels, segment=True, classify=True)
+    result, answer = (
+        estimate(undropped, pixels, views=AS_IT_IS),
+        infer(TorchEngine(undropped), pixels[None], segment=True, classify=True)[0],
+    )
     assert result.probability == pytest.approx(answer.tumor, abs=1e-6)
     assert result.standard_deviation < 1e-7
     assert result.mask_disagreement == 0
@@ -147,7 +152,7 @@ def test_a_slice_of_which_the_views_agree_is_less_uncertain(undropped):
 
 def test_a_model_without_classification_head_answers_with_its_most_probable_pixel_and_has_no_dropout(network):
     pixels = make_pixels(0)
-    answer = infer(network, pixels, segment=True, classify=False)
+    (answer,) = infer(TorchEngine(network), pixels[None], segment=True, classify=False)
     result = estimate(network, pixels, classify=False, views=AS_IT_IS)
     assert result.probability == pytest.approx(answer.tumor, abs=1e-6)
     assert result.standard_deviation == 0

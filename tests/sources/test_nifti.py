@@ -1,3 +1,4 @@
+import gzip
 import itertools
 
 import nibabel as nib
@@ -33,13 +34,13 @@ def test_all_48_orientations_are_the_same_volume(tmp_path, axes, flips):
     turned = straight.as_reoriented(np.array([[axis, flip] for axis, flip in zip(axes, flips, strict=True)], dtype=float))
     volume = read_volume(save(tmp_path, turned, "volume.nii"))
     expected = np.asarray(straight.dataobj)[::-1, ::-1, :].transpose(2, 1, 0)
-    assert np.array_equal(volume.voxels, expected)
-    assert volume.spacing_mm == (3.0, 2.0, 1.0)
+    assert np.array_equal(volume.slices, expected)
+    assert (volume.slice_spacing_mm, *volume.spacing_mm) == (3.0, 2.0, 1.0)
 
 
 def test_a_slice_looks_as_radiologists_expect(tmp_path):
     """Anterior on top, the patient's right on the left of the picture, superior last."""
-    voxels = read_volume(save(tmp_path, make_ras())).voxels
+    voxels = read_volume(save(tmp_path, make_ras())).slices
     assert voxels.shape == (4, 6, 5)
     assert voxels[0, 0, 0] > voxels[0, -1, 0]
     assert voxels[0, 0, 0] > voxels[0, 0, -1]
@@ -49,8 +50,8 @@ def test_a_slice_looks_as_radiologists_expect(tmp_path):
 def test_the_affine_still_says_where_each_voxel_is(tmp_path):
     volume = read_volume(save(tmp_path, make_ras()))
     depth, row, column = 3, 1, 2
-    x, y, z, _ = volume.affine @ [column, row, depth, 1]
-    assert volume.voxels[depth, row, column] == x / SPACING[0] + 10 * y / SPACING[1] + 100 * z / SPACING[2]
+    x, y, z, _ = volume.slice_affine @ [depth, row, column, 1]
+    assert volume.slices[depth, row, column] == x / SPACING[0] + 10 * y / SPACING[1] + 100 * z / SPACING[2]
 
 
 def test_an_oblique_volume_goes_to_the_nearest_axes(tmp_path):
@@ -59,14 +60,14 @@ def test_an_oblique_volume_goes_to_the_nearest_axes(tmp_path):
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag(SPACING)
     image = nib.Nifti1Image(np.asarray(make_ras().dataobj), affine)
-    assert np.array_equal(read_volume(save(tmp_path, image)).voxels, read_volume(save(tmp_path, make_ras(), "b.nii")).voxels)
+    assert np.array_equal(read_volume(save(tmp_path, image)).slices, read_volume(save(tmp_path, make_ras(), "b.nii")).slices)
 
 
 def test_scaling_in_the_header_is_applied_and_a_single_fourth_axis_dropped(tmp_path):
     image = nib.Nifti1Image(np.ones((2, 3, 4, 1), np.int16), np.eye(4))
     image.header.set_slope_inter(2.0, 5.0)
     file = save(tmp_path, image)
-    assert read_volume(file).voxels.shape == (4, 3, 2)
+    assert read_volume(file).slices.shape == (4, 3, 2)
 
 
 def broken_images():
@@ -100,7 +101,7 @@ def test_a_damaged_header_is_read_or_refused_and_nothing_else(tmp_path, capfd, p
     file.write_bytes(content)
     refusal = ""
     try:
-        assert np.isfinite(read_volume(file).voxels).all()
+        assert np.isfinite(read_volume(file).slices).all()
     except UnreadableFileError as error:
         refusal = str(error)
     assert refusal == "" or "volume.nii" in refusal
@@ -123,4 +124,19 @@ def test_too_many_voxels_are_refused_by_the_header(tmp_path):
     content[42:48] = np.array([30_000, 30_000, 30_000], dtype=np.int16).tobytes()
     file.write_bytes(content)
     with pytest.raises(UnreadableFileError, match="voxels"):
+        read_volume(file)
+
+
+@pytest.mark.parametrize("start", [2e9, -1.0, np.nan])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_voxels_that_begin_far_into_the_file_are_refused_by_the_header(tmp_path, start, order):
+    """An extension of two gigabytes, which deflates to nothing, would be read before anything of it is looked at."""
+    header = nib.Nifti1Header(endianness=order)
+    header.set_data_shape((2, 2, 2))
+    content = bytearray(header.binaryblock)
+    content[108:112] = np.array([start], dtype=f"{order}f4").tobytes()
+    content[344:348] = b"n+1\0"
+    file = tmp_path / "volume.nii.gz"
+    file.write_bytes(gzip.compress(bytes(content) + bytes(4_000_000)))
+    with pytest.raises(UnreadableFileError, match="without extensions"):
         read_volume(file)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slicewise.data.dataset import find_targets
-from slicewise.model.infer import Probabilities
+from slicewise.model.engine import Probabilities
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training import validate as room
 from slicewise.training.phases import plan_phases
@@ -17,7 +17,7 @@ def validated(small_store, small_config, monkeypatch):
 
     def validate(name, masks, probabilities):
         outputs = iter([Probabilities(tumor, tumor, mask) for tumor, mask in zip(probabilities, masks, strict=True)])
-        monkeypatch.setattr(room, "infer", lambda *args, **kwargs: next(outputs))
+        monkeypatch.setattr(room, "infer", lambda *args, **kwargs: [next(outputs)])
         phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
         targets = find_targets(small_store.table, small_config.sources)
         settings = {"mask_threshold": 0.5, "sensitivity": 0.97}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["PREPROCESSING", "SIDE_PX", "Geometry", "preprocess", "preprocess_mask", "restore"]
+__all__ = ["PREPROCESSING", "SIDE_PX", "Geometry", "preprocess", "preprocess_mask", "restore", "robust_range"]
 
 SIDE_PX = 256
 """Side of the network's square grid in pixels."""
@@ -117,7 +117,7 @@ def _resize(image: NDArray[np.float32], shape: tuple[int, int], method: Image.Re
 
 
 def _normalize(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    low, high = (np.float32(value) for value in np.percentile(image, _RANGE_PERCENTILES))
+    low, high = robust_range(image)
     if not high > low:
         return np.zeros_like(image)
     air = _air_value(image)
@@ -133,6 +133,23 @@ def _normalize(image: NDArray[np.float32]) -> NDArray[np.float32]:
         spread = high - low
     center = foreground.mean() if foreground.size else low
     return np.clip((image - center) / spread, -_CLIP, _CLIP)
+
+
+def robust_range(image: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
+    """Percentiles 0.5 and 99.9 of ``(H, W)``.
+
+    They are those of `numpy.percentile` to the bit, which selects from the whole picture for each and takes longer.
+    """
+    ordered = np.sort(image, axis=None)
+    low, high = (_interpolate(ordered, percentile / 100 * (ordered.size - 1)) for percentile in _RANGE_PERCENTILES)
+    return low, high
+
+
+def _interpolate(ordered: NDArray[np.float32], place: float) -> np.float32:
+    below = int(place)
+    first, second = ordered[below], ordered[min(below + 1, ordered.size - 1)]
+    weight, step = place - below, np.float64(second - first)
+    return np.float32(second - step * (1 - weight) if weight >= 0.5 else first + step * weight)
 
 
 def _air_value(image: NDArray[np.float32]) -> np.float32 | None:

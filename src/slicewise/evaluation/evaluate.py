@@ -14,7 +14,7 @@ from slicewise.data.store import SliceStore
 from slicewise.evaluation.cases import VOLUME_KEYS, make_cases, make_volumes, pixel_counts
 from slicewise.evaluation.distances import measure_distances
 from slicewise.inference.predictor import Predictor
-from slicewise.inference.uncertainty import check_variance, estimate_uncertainty
+from slicewise.inference.uncertainty import check_variance
 
 __all__ = ["Evaluated", "evaluate"]
 
@@ -78,7 +78,7 @@ def evaluate(
                 outcome |= pixel_counts(prediction.mask, store.masks([int(row)])[0])
                 masks[int(row)] = np.packbits(prediction.mask)
         if with_uncertainty:
-            outcome["uncertainty"] = _uncertainty(predictor, pixels)
+            outcome["uncertainty"] = predictor.uncertainty(pixels)
         outcomes.append(outcome)
         progress(len(outcomes), len(rows))
     if with_uncertainty:
@@ -86,20 +86,6 @@ def evaluate(
     threshold = predictor.description.threshold
     cases = make_cases(store.table, rows, outcomes, duplicates=duplicates, model=model, split=split, threshold=threshold)
     return Evaluated(*_with_distances(cases, masks, store))
-
-
-def _uncertainty(predictor: Predictor, pixels: NDArray[np.float16]) -> float:
-    description = predictor.description
-    classifies = "classification" in description.tasks
-    estimate = estimate_uncertainty(
-        predictor.network,
-        pixels,
-        segment=not classifies,  # the answer alone is asked for, which then does not need the decoder
-        classify=classifies,
-        temperature=description.temperature,
-        mask_threshold=description.mask_threshold,
-    )
-    return estimate.standard_deviation
 
 
 def _with_distances(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from slicewise.config import EvaluationConfig, GateConfig, SourceConfig
 from slicewise.data.split import SIDES
 from slicewise.data.store import SliceStore
-from slicewise.model.checkpoint import Description
+from slicewise.model.description import Description
 from slicewise.records import MaskState
 
 __all__ = ["Facts", "ModelFacts", "count_data"]

@@ -1,110 +1,246 @@
-"""The predictor: a checkpoint made ready. Evaluation, explanation and the command all answer through it."""
+"""The predictor: a checkpoint made ready. Evaluation, explanation, the command and the service all answer through it."""
 
 from __future__ import annotations
 
 import time
+import weakref
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slicewise.data.preprocess import Geometry, preprocess, restore
-from slicewise.errors import InputError
-from slicewise.model.checkpoint import Description, load_checkpoint
-from slicewise.model.infer import Probabilities, infer
-from slicewise.model.network import MultiTaskUNet
-from slicewise.records import Prediction
+from slicewise.data.preprocess import preprocess, restore
+from slicewise.errors import CheckpointError, FileError, InputError
+from slicewise.inference.cpu_engine import CpuEngine
+from slicewise.inference.decoding import Decoder
+from slicewise.inference.gatekeeper import inspect
+from slicewise.inference.lesions import remove_small
+from slicewise.inference.result import Result
+from slicewise.inference.views import VIEWS
+from slicewise.model.description import Description, find_checkpoint, read_description
+from slicewise.model.engine import Engine, Pixels, Probabilities, infer
+from slicewise.records import Prediction, Scan
+from slicewise.sources.scans import scan_of_array
 
-__all__ = ["Predictor"]
+if TYPE_CHECKING:
+    from slicewise.model.network import MultiTaskUNet
+
+__all__ = ["EngineName", "Predictor"]
+
+EngineName = Literal["auto", "cpu", "torch"]
 
 
 class Predictor:
-    """Answers "is there a tumor, and where" for slices.
+    """Answers "is there a tumor, and where" for slices and scans.
 
     One rule joins the two heads: where the probability of the slice is below the checkpoint's threshold the answer is "no
     tumor" and the mask is empty; elsewhere the mask is the decoder's. A positive answer with an empty mask is said as such
-    (`Prediction.is_localized`). Nothing else ever changes a mask.
+    (`Result.decision`). Nothing else ever changes a mask, but what is asked for by name: ``smallest_mm3``, and abstention.
+
+    Args:
+        engine: Runs the network.
+        description: Of the checkpoint.
+        folder: Of the checkpoint, from which `network` is loaded where the engine is not torch's.
     """
 
-    def __init__(self, network: MultiTaskUNet, description: Description) -> None:
-        self.network = network.folded()
+    def __init__(self, engine: Engine, description: Description, folder: Path | None = None) -> None:
+        self.engine = engine
         self.description = description
+        self._folder = folder
+        self._network: MultiTaskUNet | None = None
+        self._decoder: Decoder | None = None
 
     @classmethod
-    def from_checkpoint(cls, path: Path) -> Predictor:
+    def from_checkpoint(
+        cls, path: Path | str, engine: EngineName = "auto", device: str = "cpu", threads: int | None = None
+    ) -> Predictor:
         """Load a checkpoint, or the joint model of a run's folder.
 
+        Args:
+            path: Of either.
+            engine: ``cpu`` runs what `slicewise export` wrote, without torch; ``torch`` runs the weights; ``auto`` the first
+                where it is there, else the second.
+            device: Of torch, such as ``cuda``.
+            threads: Of the CPU engine; None: all cores.
+
         Raises:
-            CheckpointError: There is none, or it is damaged.
+            CheckpointError: There is none, it is damaged, or it was not exported and ``cpu`` was asked for.
         """
-        return cls(*load_checkpoint(path))
+        folder = find_checkpoint(Path(path))
+        description = read_description(folder)
+        if engine == "cpu" or (engine == "auto" and device == "cpu" and CpuEngine.is_exported(folder)):
+            return cls(CpuEngine(folder, description, threads), description, folder)
+        from slicewise.model.checkpoint import load_checkpoint
+        from slicewise.model.torch_engine import TorchEngine
+
+        return cls(TorchEngine(load_checkpoint(folder)[0].to(device)), description, folder)
+
+    @property
+    def network(self) -> MultiTaskUNet:
+        """The network in torch, folded: what explanations and uncertainty look into. Loaded when first asked for."""
+        if self._network is None:
+            from slicewise.model.torch_engine import TorchEngine
+
+            if isinstance(self.engine, TorchEngine):
+                self._network = self.engine.network
+            elif self._folder is not None:
+                from slicewise.model.checkpoint import load_checkpoint
+
+                self._network = load_checkpoint(self._folder)[0].folded()
+            else:
+                raise CheckpointError(
+                    "Expected a predictor with torch or with the folder of its checkpoint; it has neither."
+                )
+        return self._network
 
     def predict(
         self,
-        image: NDArray[np.float32],
+        scan: Scan | NDArray[np.float32] | Path | str,
         *,
         spacing_mm: tuple[float, float] | None = None,
-        file: str | None = None,
-    ) -> Prediction:
-        """Predict one slice as decoded.
+        tta: bool = False,
+        uncertainty: bool = False,
+        segment: bool = True,
+        smallest_mm3: float = 0.0,
+        abstain_on: Collection[str] = (),
+    ) -> Result:
+        """Predict a picture or a volume.
 
         Args:
-            image: ``(H, W)``, finite, any range and size.
-            spacing_mm: Distance between rows and columns, where known.
-            file: Where it came from, for the record.
+            scan: A file, zip or folder of DICOM files with one scan in it, which is decoded in a child process; a scan as a
+                reader returns it; or an array: ``(H, W)``, or ``(D, H, W)`` for slices of one volume; finite.
+            spacing_mm: Of an array: distance between rows and columns, where known.
+            tta: Average the probabilities over the views of `slicewise.inference.uncertainty`; six times the work.
+            uncertainty: Also say how much the answer moves with the views and with parts of the head left out; needs torch.
+            segment: Find the mask; without, only the probability is wanted, and the decoder does not run.
+            smallest_mm3: Parts of the mask below this volume are left out; needs a volume with spacing.
+            abstain_on: Rules of the gatekeeper on which no answer is given.
 
         Raises:
-            InputError: The array is not two-dimensional, empty, or not finite.
+            InputError: The file cannot be read, or holds several scans; the array has other dimensions, is empty or not
+                finite; or ``smallest_mm3`` without spacing.
         """
-        if image.ndim != 2 or 0 in image.shape:
-            raise InputError(f"Expected a slice of shape (H, W), got {image.shape}. Pass one slice at a time, in gray.")
-        if not np.isfinite(image).all():
-            raise InputError("Expected finite intensities, got NaN or infinity. Repair the file it came from.")
+        if isinstance(scan, Path | str):
+            scan = self._read(Path(scan))
         started = time.perf_counter()
-        pixels, geometry = preprocess(image)
-        return self._answer(self.probabilities(pixels), geometry, started, spacing_mm, file)
-
-    def predict_preprocessed(self, pixels: NDArray[np.float16]) -> Prediction:
-        """Predict a slice of a store: ``(256, 256)``, preprocessed; the answer is on the same grid."""
-        return self._answer(
-            self.probabilities(pixels), Geometry.of((pixels.shape[0], pixels.shape[1])), time.perf_counter(), None, None
-        )
-
-    def probabilities(self, pixels: NDArray[np.float16]) -> Probabilities:
-        """The network's outputs for a preprocessed slice, on the network's grid, before any decision."""
-        tasks = self.description.tasks
-        return infer(
-            self.network,
-            pixels,
-            segment="segmentation" in tasks,
-            classify="classification" in tasks,
-            temperature=self.description.temperature,
-        )
-
-    def _answer(
-        self,
-        probabilities: Probabilities,
-        geometry: Geometry,
-        started: float,
-        spacing_mm: tuple[float, float] | None,
-        file: str | None,
-    ) -> Prediction:
-        if probabilities.mask is None:
-            pixels = np.full(geometry.shape, np.nan, dtype=np.float32)
-        else:
-            pixels = restore(probabilities.mask, geometry)
-        is_tumor = probabilities.tumor >= self.description.threshold
-        # NaN, of a model that does not segment, compares as False: its mask stays empty.
-        mask = (pixels >= self.description.mask_threshold) & is_tumor
-        return Prediction(
-            probability=probabilities.tumor,
-            raw_probability=probabilities.raw_tumor,
-            is_tumor=bool(is_tumor),
-            mask=mask,
-            tumor_probabilities=pixels,
+        if isinstance(scan, np.ndarray):
+            scan = scan_of_array(scan, spacing_mm)
+        prepared = [preprocess(image) for image in scan.slices]
+        pixels = np.stack([grid for grid, _ in prepared], dtype=np.float32)
+        concerns = inspect(scan, list(pixels), self.description.domain)
+        abstained = any(concern.rule in abstain_on for concern in concerns)
+        preprocessed = time.perf_counter()
+        outputs = self._views(pixels, segment) if tta else self.infer(pixels, segment=segment)
+        inferred = time.perf_counter()
+        probabilities = np.array([output.tumor for output in outputs])
+        is_tumor = (probabilities >= self.description.threshold) & (not abstained)
+        masks = np.zeros(scan.slices.shape, dtype=np.bool_)
+        for place in np.flatnonzero(is_tumor):
+            mask = outputs[place].mask
+            if mask is not None:
+                masks[place] = restore(mask, prepared[place][1]) >= self.description.mask_threshold
+        if smallest_mm3 > 0:
+            masks = remove_small(masks, smallest_mm3, scan.spacing_mm, scan.slice_spacing_mm)
+        restored = time.perf_counter()
+        uncertainties = np.array([self.uncertainty(slice_) for slice_ in pixels]) if uncertainty else None
+        return Result(
+            scan=scan,
+            probabilities=probabilities,
+            raw_probabilities=np.array([output.raw_tumor for output in outputs]),
+            is_tumor=is_tumor,
+            masks=masks,
             threshold=self.description.threshold,
             model_id=self.description.model_id,
-            duration_s=time.perf_counter() - started,
-            spacing_mm=spacing_mm,
-            file=file,
+            engine=self.engine.name,
+            uncertainties=uncertainties,
+            concerns=concerns,
+            segmented=segment and "segmentation" in self.description.tasks,
+            abstained=abstained,
+            timings_s={
+                "preprocess": preprocessed - started,
+                "network": inferred - preprocessed,
+                "restore": restored - inferred,
+                "total": time.perf_counter() - started,
+            },
+        )
+
+    def _read(self, path: Path) -> Scan:
+        if self._decoder is None:
+            self._decoder = Decoder()
+            weakref.finalize(self, self._decoder.close)
+        scans: list[Scan] = []
+        for item in self._decoder.read(path):
+            if isinstance(item, FileError):
+                raise item
+            scans.append(item)
+        if len(scans) != 1:
+            raise InputError(
+                f"Expected one scan in {path}, found {len(scans)}. Read them with slicewise.inference.decoding.Decoder, and "
+                "predict each."
+            )
+        return scans[0]
+
+    def predict_preprocessed(self, pixels: NDArray[np.float16]) -> Prediction:
+        """Predict a slice of a store, ``(256, 256)``; the answer is on the same grid, with the probability of each pixel."""
+        (output,) = self.infer(pixels[None], mask_from=0.0)
+        is_tumor = output.tumor >= self.description.threshold
+        values = np.full(pixels.shape, np.nan, dtype=np.float32) if output.mask is None else output.mask
+        # NaN, of a model that does not segment, compares as False: its mask stays empty.
+        mask = (values >= self.description.mask_threshold) & is_tumor
+        return Prediction(output.tumor, output.raw_tumor, bool(is_tumor), mask, values)
+
+    def _views(self, pixels: Pixels, segment: bool) -> list[Probabilities]:
+        """The mean over the views; of the mask, too."""
+        views = [
+            self.infer(np.stack([view.apply(slice_) for slice_ in pixels], dtype=np.float32), segment=segment, mask_from=0.0)
+            for view in VIEWS
+        ]
+        means = []
+        for outputs in zip(*views, strict=True):
+            masks = [view.undo(output.mask) for view, output in zip(VIEWS, outputs, strict=True) if output.mask is not None]
+            means.append(
+                Probabilities(
+                    float(np.mean([output.tumor for output in outputs])),
+                    float(np.mean([output.raw_tumor for output in outputs])),
+                    np.mean(masks, axis=0) if masks else None,
+                )
+            )
+        return means
+
+    def uncertainty(self, pixels: Pixels) -> float:
+        """How much the answer for a preprocessed slice ``(256, 256)`` moves with views and dropout draws, in [0, 0.5].
+
+        Needs torch, whatever the engine.
+        """
+        from slicewise.inference.uncertainty import estimate_uncertainty
+
+        classifies = "classification" in self.description.tasks
+        estimate = estimate_uncertainty(
+            self.network,
+            pixels,
+            segment=not classifies,  # the answer alone is asked for, which then does not need the decoder
+            classify=classifies,
+            temperature=self.description.temperature,
+            mask_threshold=self.description.mask_threshold,
+        )
+        return estimate.standard_deviation
+
+    def infer(self, pixels: Pixels, *, segment: bool = True, mask_from: float | None = None) -> list[Probabilities]:
+        """The network's outputs for preprocessed slices ``(N, 256, 256)``, on its grid, before any decision.
+
+        Args:
+            pixels: The slices.
+            segment: Run the decoder.
+            mask_from: Probability from which it runs; None: from the operating threshold on.
+        """
+        tasks = self.description.tasks
+        return infer(
+            self.engine,
+            pixels,
+            segment=("segmentation" in tasks and segment) or "classification" not in tasks,
+            classify="classification" in tasks,
+            temperature=self.description.temperature,
+            mask_from=self.description.threshold if mask_from is None else mask_from,
         )

@@ -1,8 +1,8 @@
 """How sure the model is of an answer: what it says of the same slice seen otherwise, and with parts of it left out.
 
-Views are test-time augmentation (Wang et al. 2019, https://doi.org/10.1016/j.neucom.2019.01.103). Leaving out is dropout of
+Views are test-time augmentation (`slicewise.inference.views`). Leaving out is dropout of
 the classification head, kept on (Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142). The answer itself is not made
-here: it is that of `slicewise.model.infer`, of the slice as it is.
+here: it is that of `slicewise.model.engine.infer`, of the slice as it is.
 
 Both are the same for every slice: the same views, and a fixed set of thinned heads that all views share. An uncertainty is
 then a property of the slice and the model, the same on every call, and a slice and its mirror image have the same one.
@@ -19,47 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from slicewise.data.preprocess import preprocess
 from slicewise.errors import CheckpointError
+from slicewise.inference.views import VIEWS, View
+from slicewise.model.engine import Pixels
 from slicewise.model.network import MultiTaskUNet
 
-__all__ = ["VIEWS", "Uncertainty", "View", "check_variance", "estimate_uncertainty"]
+__all__ = ["Uncertainty", "check_variance", "estimate_uncertainty"]
 
-
-class View(NamedTuple):
-    """A slice as it could have been taken, too: a change that leaves the answer alone and can be undone exactly."""
-
-    mirrored: bool = False
-    """Left and right."""
-    gamma: float = 1.0
-    """Exponent of the intensities between air and the brightest pixel; the result is preprocessed as any slice."""
-    shift_px: int = 0
-    """Rows it moves down; those that leave come in on the other side, where there is air but in the tightest crops."""
-
-    def apply(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
-        """``(H, W)``, preprocessed, seen so."""
-        if self.gamma != 1:
-            gray = pixels.astype(np.float32)
-            gray -= gray.min()
-            pixels, _ = preprocess((gray / (gray.max() or 1)) ** np.float32(self.gamma))
-        pixels = np.roll(pixels, self.shift_px, axis=0)
-        return pixels[:, ::-1] if self.mirrored else pixels
-
-    def undo(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A map ``(H, W)`` of the view, back on the grid of the slice.
-
-        >>> values = np.arange(6, dtype=np.float32).reshape(3, 2)
-        >>> bool((View(mirrored=True, shift_px=1).undo(values) == [[3, 2], [5, 4], [1, 0]]).all())
-        True
-        """
-        return np.roll(values[:, ::-1] if self.mirrored else values, -self.shift_px, axis=0)
-
-
-# Well within what training's augmentation shows. The shift is odd, and so lands elsewhere on the grid of every level.
-VIEWS = tuple(
-    View(mirrored, gamma, shift_px) for gamma, shift_px in ((1.0, 0), (1.2, 3), (1 / 1.2, -3)) for mirrored in (False, True)
-)
-"""The slice as it is, with more and with less contrast, and the mirror image of each."""
 
 _SEED = 0
 _ROUNDING = 1e-6
@@ -80,7 +46,7 @@ class Uncertainty(NamedTuple):
 @torch.inference_mode()
 def estimate_uncertainty(
     network: MultiTaskUNet,
-    pixels: NDArray[np.float16],
+    pixels: Pixels,
     *,
     segment: bool,
     classify: bool,
@@ -98,7 +64,7 @@ def estimate_uncertainty(
         pixels: ``(256, 256)``, as `slicewise.data.preprocess.preprocess` returns it.
         segment: The model was trained to segment.
         classify: The classification head was trained; where it was not, the probability of a view is that of its most
-            probable pixel, as in `slicewise.model.infer.infer`, and there is no dropout.
+            probable pixel, as in `slicewise.model.engine.infer`, and there is no dropout.
         temperature: What the logit of the slice is divided by (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
         mask_threshold: Pixel probability from which a pixel is in a mask.
         draws: How many thinned heads, at least 1.

@@ -1,36 +1,33 @@
-"""What a prediction leaves on disk for a picture: a mask and an overlay."""
+"""A slice and its mask as pictures to look at."""
 
 from __future__ import annotations
-
-import io
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from slicewise.files import write_atomically
-from slicewise.records import Prediction
-
-__all__ = ["output_files", "overlay", "write_picture_outputs"]
+__all__ = ["fit_shape", "gray_window", "overlay", "resize_slice"]
 
 _ORANGE = (230, 159, 0)  # of Okabe and Ito's palette, told apart from gray by every kind of color vision
 _FILL = 0.25
 
 
-def overlay(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def overlay(
+    image: NDArray[np.float32], mask: NDArray[np.bool_], window: tuple[float, float] | None = None
+) -> NDArray[np.uint8]:
     """The slice in gray with the mask's outline, and a light fill inside it.
 
     Args:
         image: ``(H, W)``, any range.
         mask: ``(H, W)`` bool.
+        window: The values that are black and white; None takes the slice's own `gray_window`.
 
     Returns:
         ``(H, W, 3)`` uint8.
     """
-    low, high = np.percentile(image, (0.5, 99.5))
-    gray = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1) * 255
+    low, high = gray_window(image) if window is None else window
+    gray = np.clip((image.astype(np.float64) - low) / ((high - low) or 1.0), 0, 1) * 255
     colors = np.repeat(gray[..., None], 3, axis=2)
     colors[mask] = (1 - _FILL) * colors[mask] + _FILL * np.array(_ORANGE)
     width = max(1, round(max(image.shape) / 400))
@@ -39,21 +36,42 @@ def overlay(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.u
     return colors.round().astype(np.uint8)
 
 
-def output_files(target: Path) -> tuple[Path, Path]:
-    """Where the mask and the overlay of ``target``, a path without ending, go."""
-    return target.with_name(f"{target.name}_mask.png"), target.with_name(f"{target.name}_overlay.png")
+def gray_window(image: NDArray[np.float32]) -> tuple[float, float]:
+    """The values that are drawn black and white: the 0.5th and 99.5th percentiles of a slice, or of a whole volume."""
+    low, high = np.percentile(image, (0.5, 99.5), method="nearest")  # between two values, float32 could overflow
+    return float(low), float(high)
 
 
-def write_picture_outputs(image: NDArray[np.float32], prediction: Prediction, target: Path) -> None:
-    """Write the mask (0 or 255, on the input's own grid) and the overlay.
+def fit_shape(shape: tuple[int, ...], spacing_mm: tuple[float, float] | None, limits: tuple[int, int]) -> tuple[int, int]:
+    """The largest rows and columns within ``limits`` that show a slice with square pixels.
 
     Args:
-        image: ``(H, W)``, the slice as decoded.
-        prediction: Of this slice.
-        target: Path without the endings, see `output_files`.
+        shape: ``(H, W)`` of the slice.
+        spacing_mm: Between rows and between columns; None takes its pixels as square.
+        limits: Rows and columns at most.
+
+    >>> fit_shape((100, 200), (3.0, 1.0), (60, 60))
+    (60, 40)
     """
-    pictures = (prediction.mask.astype(np.uint8) * 255, overlay(image, prediction.mask))
-    for file, pixels in zip(output_files(target), pictures, strict=True):
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, format="PNG")
-        write_atomically(file, stream.getvalue())
+    height, width = (float(count * distance) for count, distance in zip(shape, spacing_mm or (1.0, 1.0), strict=True))
+    scale = min(limits[0] / height, limits[1] / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_slice(
+    image: NDArray[np.float32], mask: NDArray[np.bool_], shape: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A slice and its mask at another size, to be looked at.
+
+    Args:
+        image: ``(H, W)``, any range.
+        mask: ``(H, W)`` bool.
+        shape: Rows and columns to be had.
+
+    Returns:
+        Both of ``shape``. A pixel is in the mask where any of what it shows is: a small lesion does not vanish.
+    """
+    size = (shape[1], shape[0])
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    marked = Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
+    return np.asarray(resized), np.asarray(marked) > 0

@@ -166,7 +166,8 @@ class MultiTaskUNet(nn.Module):
         """A copy for inference, equal but for rounding: every BatchNorm becomes part of the convolution before it."""
         copy = deepcopy(self).eval()
         for block in copy.modules():
-            if isinstance(block, Convolution) and hasattr(block, "adn"):
+            # One that is folded already stays as it is.
+            if isinstance(block, Convolution) and hasattr(block, "adn") and isinstance(block.adn.N, nn.BatchNorm2d):
                 block.conv = fuse_conv_bn_eval(block.conv, block.adn.N)
                 block.adn.N = nn.Identity()
         return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

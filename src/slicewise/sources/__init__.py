@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from slicewise.config import SourceConfig
 from slicewise.errors import FileError, InputError
 from slicewise.records import Slice, Study
-from slicewise.sources import brats, brisc, labelled_folders, lgg
 
 __all__ = ["find_studies", "read_study", "recognize"]
 
-_LAYOUTS = {
-    "brats": brats,
-    "lgg": lgg,
-    "brisc": brisc,
-    "labelled_folders": labelled_folders,
-}
+_LAYOUTS = ("brats", "lgg", "brisc", "labelled_folders")
+"""Names of the readers' modules; one is loaded when it is needed."""
 
 
 def find_studies(source: str, config: SourceConfig) -> list[Study]:
@@ -27,7 +24,7 @@ def find_studies(source: str, config: SourceConfig) -> list[Study]:
     Raises:
         InputError: The folder is missing, empty, or not of the configured layout, or a file's name is no text.
     """
-    studies: list[Study] = _LAYOUTS[config.layout].find_studies(source, config)
+    studies: list[Study] = _reader(config.layout).find_studies(source, config)
     for file in (file for study in studies for file in study.files):
         if not _is_text(str(file)):
             raise InputError(
@@ -60,9 +57,13 @@ def recognize(folder: Path) -> SourceConfig:
 def read_study(study: Study) -> Iterator[Slice | FileError]:
     """Decode a study. What is wrong with a file comes as an error in its place, so that the rest is not lost."""
     try:
-        yield from _LAYOUTS[study.layout].read_study(study)
+        yield from _reader(study.layout).read_study(study)
     except FileError as error:
         yield error
+
+
+def _reader(layout: str) -> Any:
+    return import_module(f"slicewise.sources.{layout}")
 
 
 def _is_text(name: str) -> bool:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from slicewise.config import SourceConfig
 from slicewise.errors import FileError, InputError, LabelError
-from slicewise.records import MaskState, Slice, Study
+from slicewise.records import MaskState, Scan, Slice, Study
 from slicewise.sources.folders import root_of, visible
-from slicewise.sources.nifti import Volume, read_volume
+from slicewise.sources.nifti import read_volume
 
 __all__ = ["find_studies", "read_study"]
 
@@ -83,7 +83,7 @@ def read_study(study: Study) -> Iterator[Slice | FileError]:
     files = dict(zip(options["sequences"], study.files, strict=True))
     seg_file = files.pop("seg", None)
     seg = None if seg_file is None else read_volume(seg_file)
-    mask = None if seg is None or seg_file is None else _whole_tumor(seg.voxels, seg_file, options["year"], study.source)
+    mask = None if seg is None or seg_file is None else _whole_tumor(seg.slices, seg_file, options["year"], study.source)
     for sequence, file in files.items():
         try:
             volume = read_volume(file)
@@ -92,7 +92,7 @@ def read_study(study: Study) -> Iterator[Slice | FileError]:
         except FileError as error:
             yield error
             continue
-        for index, image in enumerate(volume.voxels):
+        for index, image in enumerate(volume.slices):
             if image.min() == image.max():
                 continue
             has_tumor = None if mask is None else bool(mask[index].any())
@@ -103,9 +103,9 @@ def read_study(study: Study) -> Iterator[Slice | FileError]:
                 label=has_tumor,
                 slice_index=index,
                 sequence=sequence,
-                plane="axial",
-                spacing_mm=volume.spacing_mm[1:],
-                slice_spacing_mm=volume.spacing_mm[0],
+                plane=volume.plane,
+                spacing_mm=volume.spacing_mm,
+                slice_spacing_mm=volume.slice_spacing_mm,
                 file=file,
                 mask_file=seg_file,
             )
@@ -160,15 +160,15 @@ def _whole_tumor(labels: NDArray[np.float32], file: Path, year: int, source: str
     return (labels > 0) & (labels != _CAVITY.get(year, -1))
 
 
-def _check_grids(image: Volume, seg: Volume, file: Path, study: Study) -> None:
-    if image.voxels.shape != seg.voxels.shape:
+def _check_grids(image: Scan, seg: Scan, file: Path, study: Study) -> None:
+    if image.slices.shape != seg.slices.shape:
         raise LabelError(
-            f"Expected a mask of shape {image.voxels.shape} (slices, rows, columns) for {file}, the mask of study "
-            f"{study.study_id} has {seg.voxels.shape}. Check that they belong together.",
+            f"Expected a mask of shape {image.slices.shape} (slices, rows, columns) for {file}, the mask of study "
+            f"{study.study_id} has {seg.slices.shape}. Check that they belong together.",
             "mask-size",
             file,
         )
-    if not np.allclose(image.affine, seg.affine, atol=0.1):
+    if not np.allclose(image.slice_affine, seg.slice_affine, atol=0.1):
         raise LabelError(
             f"Expected image and mask on one grid, the affines of {file} and of the mask of study {study.study_id} differ. "
             "Resample the mask onto the image.",

@@ -29,7 +29,17 @@ from PIL import Image, ImageOps
 
 from slicewise.errors import LabelError, UnreadableFileError
 
-__all__ = ["PICTURE_ENDINGS", "Gray", "Mask", "is_picture_name", "read_channels", "read_mask", "read_picture"]
+__all__ = [
+    "PICTURE_ENDINGS",
+    "Gray",
+    "Mask",
+    "is_picture_name",
+    "read_channels",
+    "read_mask",
+    "read_picture",
+    "share_of_color",
+    "to_gray",
+]
 
 PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
 """Endings, in lower case, of the files that are looked for in folders."""
@@ -77,7 +87,7 @@ def read_picture(file: Path) -> Gray:
             holds values that are not finite.
     """
     channels = read_channels(file)
-    return Gray(_to_gray(channels), _color_share(channels))
+    return Gray(to_gray(channels), share_of_color(channels))
 
 
 def read_channels(file: Path) -> NDArray[np.float32]:
@@ -156,14 +166,20 @@ def _decode(image: Image.Image, file: Path) -> NDArray[np.float32]:
     return np.asarray(image.convert("RGB"), dtype=np.float32)
 
 
-def _color_share(pixels: NDArray[np.float32]) -> float:
-    """Compression alone leaves gray pictures a slight tint; annotations and color maps are far from gray."""
+def share_of_color(pixels: NDArray[np.float32]) -> float:
+    """Share of the pixels of ``(H, W)`` or ``(H, W, 3)``, in 0..255, that have a color, in [0, 1].
+
+    Compression alone leaves gray pictures a slight tint; annotations and color maps are far from gray.
+    """
     if pixels.ndim == 2:
         return 0.0
-    return float((np.ptp(pixels, axis=2) > _TINT).mean())
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    brightest = np.maximum(np.maximum(red, green), blue)
+    return float((brightest - np.minimum(np.minimum(red, green), blue) > _TINT).mean())
 
 
-def _to_gray(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+def to_gray(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``(H, W)`` or ``(H, W, 3)`` to ``(H, W)``: the one channel where all are equal, else luma."""
     if pixels.ndim == 2:
         return pixels
     red, green, blue = (pixels[..., channel] for channel in range(3))

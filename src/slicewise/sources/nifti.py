@@ -1,42 +1,35 @@
-"""NIfTI volumes to slices in the orientation in which radiologists look at them. Nowhere else are axes turned.
-
-Whatever the order and direction of its axes, a volume is brought to LPS+ (x to the patient's left, y to posterior, z
-to superior) and handed on as ``(D, H, W)``: slice ``[k]`` is axial, its rows run from anterior to posterior, its columns
-from the patient's right to left.
-"""
+"""NIfTI volumes to slices."""
 
 from __future__ import annotations
 
+import gzip
+import struct
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.imageglobals import LoggingOutputSuppressor
-from numpy.typing import NDArray
 
 from slicewise.errors import UnreadableFileError
+from slicewise.orientation import Orientation
+from slicewise.records import Scan
 
-__all__ = ["Volume", "read_volume"]
+__all__ = ["NIFTI_ENDINGS", "read_volume"]
+
+NIFTI_ENDINGS = (".nii", ".nii.gz")
+"""Endings, in lower case."""
 
 _VOXEL_LIMIT = 512**3
+_EXTENSION_LIMIT = 16 * 2**20
+_HEADER_BYTES = 540
+# By the size of the header, which begins it: where the offset of the voxels stands, and its type.
+_STARTS = {348: (108, "f"), 540: (168, "q")}
+_DEFLATE_LIMIT = 1032
+"""No deflate stream holds more than this times its own size (https://zlib.net/zlib_tech.html)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Volume:
-    """One scan in LPS+ order."""
-
-    voxels: NDArray[np.float32]
-    """``(D, H, W)``, finite."""
-    affine: NDArray[np.float64]
-    """``(4, 4)``: from (x, y, z) indices in LPS+ order to millimeters in NIfTI's RAS+ space."""
-    spacing_mm: tuple[float, float, float]
-    """Between slices, rows and columns."""
-
-
-def read_volume(file: Path) -> Volume:
+def read_volume(file: Path) -> Scan:
     """Read ``.nii`` or ``.nii.gz``.
 
     Raises:
@@ -47,25 +40,13 @@ def read_volume(file: Path) -> Volume:
         # nibabel warns of odd headers, and logs what it repairs in them; what matters of them is checked below.
         with warnings.catch_warnings(), LoggingOutputSuppressor():
             warnings.simplefilter("ignore")
-            image = nib.load(file)
+            _check_start(file)
+            image = nib.load(file, mmap=False)  # a file that shrinks while it is mapped kills the process
             shape = _checked_shape(file, image.shape)
-            if image.get_data_dtype().kind not in "iuf":
-                raise UnreadableFileError(
-                    f"Expected voxels that are real numbers, {file} holds {image.get_data_dtype()}. Convert it to gray.",
-                    file=file,
-                )
-            if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-12:
-                raise UnreadableFileError(
-                    f"Expected a finite affine with a spacing above 0, {file} has {image.affine[:3].tolist()}. "
-                    "Repair its header.",
-                    "non-finite",
-                    file,
-                )
-            image = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float32).reshape(shape), image.affine)
-            to_lps = nib.orientations.ornt_transform(
-                nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt("LPS")
-            )
-            turned = image.as_reoriented(to_lps)
+            _check_header(file, image)
+            affine = np.asarray(image.affine, dtype=np.float64)
+            orientation = Orientation.of(affine, shape)
+            voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except UnreadableFileError:
         raise
     except FileNotFoundError:
@@ -75,16 +56,53 @@ def read_volume(file: Path) -> Volume:
         raise UnreadableFileError(
             f"Expected a readable NIfTI file, could not decode {file}: {reason}. Copy it again.", file=file
         ) from None
-    voxels = np.ascontiguousarray(np.asarray(turned.dataobj).transpose(2, 1, 0))
     if not np.isfinite(voxels).all():
         raise UnreadableFileError(
             f"Expected finite voxels, {file} holds NaN or infinity. Repair or remove it.", "non-finite", file
         )
-    columns, rows, slices = (float(value) for value in voxel_sizes(turned.affine))
-    return Volume(voxels, turned.affine, (slices, rows, columns))
+    slices = np.ascontiguousarray(orientation.to_slices(voxels))
+    return Scan(
+        slices,
+        kind="nifti",
+        name=name_of(file),
+        files=(file,),
+        plane=orientation.plane,
+        spacing_mm=orientation.spacing_mm[1:],
+        slice_spacing_mm=orientation.spacing_mm[0],
+        orientation=orientation,
+        grid_shape=tuple(int(size) for size in image.shape),
+        affine=affine,
+    )
 
 
-def _checked_shape(file: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+def name_of(file: Path) -> str:
+    """The file's name without its endings.
+
+    >>> name_of(Path("scans/case.01.nii.gz"))
+    'case.01'
+    """
+    return next((file.name[: -len(ending)] for ending in NIFTI_ENDINGS if file.name.lower().endswith(ending)), file.stem)
+
+
+def _check_start(file: Path) -> None:
+    """Where the voxels begin; nibabel would read whatever is declared to lie before them."""
+    with file.open("rb") as stream:
+        is_gzip = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(file) if is_gzip else file.open("rb") as stream:
+        header = stream.read(_HEADER_BYTES)
+    for order in "<>":
+        size = struct.unpack(f"{order}i", header[:4].ljust(4, b"\0"))[0]
+        if size in _STARTS and len(header) >= size:
+            start = float(struct.unpack_from(f"{order}{_STARTS[size][1]}", header, _STARTS[size][0])[0])
+            if not 0 <= start <= _EXTENSION_LIMIT:
+                raise UnreadableFileError(
+                    f"Expected voxels within {_EXTENSION_LIMIT:,} bytes of the start, {file} declares them at {start:.0f}. "
+                    "Save it again without extensions.",
+                    file=file,
+                )
+
+
+def _checked_shape(file: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The three dimensions, read from the header before anything is inflated."""
     three = tuple(int(size) for size in shape[:3])
     if len(three) != 3 or any(size != 1 for size in shape[3:]):
@@ -98,4 +116,25 @@ def _checked_shape(file: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
             "unreadable-file" if count else "no-pixels",
             file,
         )
-    return three
+    return three[0], three[1], three[2]
+
+
+def _check_header(file: Path, image: nib.Nifti1Image) -> None:
+    kind = image.get_data_dtype()
+    if kind.kind not in "iuf":
+        raise UnreadableFileError(
+            f"Expected voxels that are real numbers, {file} holds {kind}. Convert it to gray.", file=file
+        )
+    declared, held = int(np.prod(image.shape, dtype=np.int64)) * kind.itemsize, file.stat().st_size
+    if declared > held * _DEFLATE_LIMIT:
+        raise UnreadableFileError(
+            f"Expected {declared:,} bytes of voxels in {file}, as its header says; its {held:,} bytes cannot hold them. "
+            "Copy it again.",
+            file=file,
+        )
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-12:
+        raise UnreadableFileError(
+            f"Expected a finite affine with a spacing above 0, {file} has {image.affine[:3].tolist()}. Repair its header.",
+            "non-finite",
+            file,
+        )

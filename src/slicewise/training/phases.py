@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from slicewise.config import Config, GateConfig, PhaseConfig
-from slicewise.model.checkpoint import Task
+from slicewise.model.description import Task
 
 __all__ = ["Phase", "next_attempt", "plan_phases"]
 

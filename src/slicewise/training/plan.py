@@ -11,8 +11,9 @@ from torch.optim import AdamW
 
 from slicewise.config import Config
 from slicewise.data.dataset import batches, count_steps
-from slicewise.model.infer import infer
+from slicewise.model.engine import infer
 from slicewise.model.network import PARTS, MultiTaskUNet
+from slicewise.model.torch_engine import TorchEngine
 from slicewise.training.losses import Objective
 from slicewise.training.phases import Phase
 from slicewise.training.processes import open_fabric
@@ -91,12 +92,12 @@ def _step_duration_s(network: MultiTaskUNet, phase: Phase, config: Config, data:
 
 
 def _validation_duration_s(network: MultiTaskUNet, phase: Phase, data: Data) -> float:
-    folded = network.folded()
+    engine = TorchEngine(network)
     rows = supervised_rows(data.val_rows, data.targets, phase)
     durations_s = []
     for row in rows[: _TIMED_STEPS + _UNCOUNTED]:
         started = time.perf_counter()
-        infer(folded, data.store.images[row], segment=phase.segments, classify=phase.classifies)
+        infer(engine, data.store.images[[row]], segment=phase.segments, classify=phase.classifies)
         durations_s.append(time.perf_counter() - started)
     return len(rows) * median(durations_s[_UNCOUNTED:] or durations_s)
 

@@ -16,10 +16,12 @@ import slicewise
 from slicewise.config import Config, SourceConfig
 from slicewise.console import Display
 from slicewise.data.dataset import find_targets
+from slicewise.data.descriptors import fit_domain
 from slicewise.data.split import SIDES
 from slicewise.data.store import SliceStore
 from slicewise.errors import CheckpointError, ConfigError, TrainingError
-from slicewise.model.checkpoint import Description, load_checkpoint, save_checkpoint
+from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
+from slicewise.model.description import Description
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training.gate import Gate, Verdict
 from slicewise.training.interruption import StopRequest, listen_for_stop
@@ -219,6 +221,7 @@ class _Trainer:
             metrics={"val": kept.metrics},
             gate=verdict,
             history=[row for outcome in outcomes for row in outcome.history],
+            domain=fit_domain(self.data.store, self.data.train_rows, self.data.val_rows),
             provenance={
                 "slicewise": slicewise.__version__,
                 "torch": torch.__version__,

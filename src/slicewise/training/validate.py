@@ -17,8 +17,9 @@ from slicewise.data.store import SliceStore
 from slicewise.evaluation.calibration import apply_temperature, fit_temperature
 from slicewise.evaluation.cases import make_cases, pixel_counts
 from slicewise.evaluation.metrics import Figure, choose_threshold, dice, dice_by_patient, measure
-from slicewise.model.infer import infer
+from slicewise.model.engine import infer
 from slicewise.model.network import MultiTaskUNet
+from slicewise.model.torch_engine import TorchEngine
 from slicewise.training.phases import Phase
 from slicewise.training.processes import gather_items, share_of
 from slicewise.training.supervision import supervised_rows
@@ -77,10 +78,10 @@ def validate(
     """
     rows = supervised_rows(rows, targets, phase)
     share = share_of(fabric)
-    network = network.folded()  # as the predictor runs it
+    engine = TorchEngine(network)  # as the predictor runs it
     outcomes: list[dict[str, object]] = []
     for row in rows[share.rank :: share.processes]:
-        probabilities = infer(network, store.images[row], segment=phase.segments, classify=phase.classifies)
+        (probabilities,) = infer(engine, store.images[[row]], segment=phase.segments, classify=phase.classifies)
         outcome: dict[str, object] = {"raw_probability": probabilities.raw_tumor, "classification": targets.label_known[row]}
         if probabilities.mask is not None:
             mask = probabilities.mask >= mask_threshold

@@ -16,8 +16,9 @@ from slicewise.config import Config, LoggingConfig
 from slicewise.console import Display
 from slicewise.errors import TrainingError
 from slicewise.files import write_atomically
-from slicewise.model.infer import infer
+from slicewise.model.engine import infer
 from slicewise.model.network import MultiTaskUNet
+from slicewise.model.torch_engine import TorchEngine
 from slicewise.training.phases import Phase
 from slicewise.training.supervision import Data, supervised_rows
 
@@ -148,8 +149,7 @@ def _open_logger(folder: Path, config: Config, phase: Phase) -> _Logger | None:
 
 def _draw_sheet(network: MultiTaskUNet, phase: Phase, data: Data, config: Config) -> bytes:
     rows = _examples(data, phase, config.logging)
-    folded = network.folded()
-    outcomes = [infer(folded, data.store.images[row], segment=True, classify=phase.classifies) for row in rows]
+    outcomes = infer(TorchEngine(network), data.store.images[rows], segment=True, classify=phase.classifies)
     return draw_examples(
         [np.asarray(data.store.images[row], dtype=np.float32) for row in rows],
         list(data.store.masks(rows)),

@@ -1,0 +1,215 @@
+"""Predict inputs into a folder, one at a time; what is finished is not done again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import slicewise
+from slicewise.batch.inputs import Job, digest_of
+from slicewise.errors import FileError, InputError
+from slicewise.files import write_atomically
+from slicewise.inference.decoding import Decoder
+from slicewise.inference.outputs import Format, write_outputs
+from slicewise.inference.predictor import Predictor
+from slicewise.inference.record import InputRecord, ScanRecord, digests_of
+from slicewise.inference.result import Result
+from slicewise.inference.statistics import describe_result
+from slicewise.records import Scan
+
+__all__ = ["Options", "Worker", "predict_job", "predict_jobs", "record_file", "write_results"]
+
+_ENDING = "_result.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked for beside the answer."""
+
+    formats: tuple[Format, ...] = ()
+    """Of the results; empty: the usual of each input's kind."""
+    tta: bool = False
+    """Average over views."""
+    uncertainty: bool = False
+    """Say how sure the model is."""
+    explain: bool = False
+    """Draw Grad-CAM of the most probable slice."""
+    statistics: bool = False
+    """Measure lesions and intensities."""
+    segment: bool = True
+    """Find the mask; without, only the probability is wanted."""
+    smallest_mm3: float = 0.0
+    """Parts of a volume's mask below this are left out."""
+    abstain_on: tuple[str, ...] = ()
+    """Rules of the gatekeeper on which no answer is given."""
+    timeout_s: float = 10.0
+    """How long the decoding of an input may take."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """What predicts: one a process."""
+
+    predictor: Predictor
+    decoder: Decoder
+    options: Options
+    output: Path
+    show: Callable[[Result], None] = lambda result: None
+    """Told of each result, for a preview."""
+
+
+def record_file(job: Job, output: Path) -> Path:
+    """Where the record of an input is: it is written last, so that what has one is finished."""
+    return output / job.target.with_name(job.target.name + _ENDING)
+
+
+def predict_job(job: Job, worker: Worker) -> InputRecord:
+    """Predict one input and write its results; or find them finished.
+
+    An input is finished where its record names the same bytes, model, engine, version and options, and the files that it
+    names are as they were written.
+
+    Raises:
+        InputError: Nothing of the input could be read, or it can have none of the formats asked for.
+    """
+    file = record_file(job, worker.output)
+    facts: dict[str, Any] = {
+        "input": str(job.path),
+        "input_sha256": digest_of(job),
+        "model_id": worker.predictor.description.model_id,
+        "engine": worker.predictor.engine.name,
+        "version": slicewise.__version__,
+        "options": json.loads(json.dumps(asdict(worker.options))),
+    }
+    finished = _finished(file, facts, worker.output)
+    if finished is not None:
+        return finished
+    file.unlink(missing_ok=True)  # what it told of is about to be replaced
+    scans, refusals = [], []
+    read = worker.decoder.read(job.path, timeout_s=worker.options.timeout_s)
+    several = sum(not isinstance(item, FileError) for item in read) > 1
+    for item in read:
+        if isinstance(item, FileError):
+            refusals.append(str(item))
+            continue
+        target = job.target / item.name if several else job.target
+        scans.append(_predict_scan(item, worker.output / target, worker))
+    if not scans:
+        raise InputError(" ".join(refusals))
+    record = InputRecord(**facts, scans=scans, refusals=refusals)
+    write_atomically(file, record.model_dump_json(indent=2))
+    return record
+
+
+def predict_jobs(
+    jobs: Sequence[Job], worker: Worker, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[list[InputRecord], list[str]]:
+    """Predict inputs one after the other; what cannot be read is named and passed over.
+
+    Returns:
+        The records, and one sentence for each input that could not be read.
+    """
+    records, refusals = [], []
+    for done, job in enumerate(jobs, start=1):
+        try:
+            records.append(predict_job(job, worker))
+        except InputError as error:
+            refusals.append(str(error))
+        progress(done, len(jobs))
+    return records, refusals
+
+
+def _predict_scan(scan: Scan, target: Path, worker: Worker) -> ScanRecord:
+    options = worker.options
+    result = worker.predictor.predict(
+        scan,
+        tta=options.tta,
+        uncertainty=options.uncertainty,
+        segment=options.segment,
+        smallest_mm3=options.smallest_mm3 if len(scan.slices) > 1 else 0.0,
+        abstain_on=options.abstain_on,
+    )
+    worker.show(result)
+    written = write_outputs(result, target, options.formats)
+    if options.explain:
+        from slicewise.batch.explain import write_explanation
+
+        written.append(write_explanation(worker.predictor, result, target))
+    return ScanRecord.of(result, digests_of(written, worker.output), describe_result(result) if options.statistics else None)
+
+
+def write_results(records: Sequence[InputRecord], refusals: Sequence[str], output: Path, run: dict[str, Any]) -> None:
+    """Write ``results.json`` and ``results.csv`` of all inputs, and ``manifest.json`` of the run.
+
+    Args:
+        records: Of the inputs.
+        refusals: What could not be read, in sentences.
+        output: The folder.
+        run: Facts of the run for the manifest: command, times, environment.
+    """
+    contents = [record.model_dump() for record in records]
+    write_atomically(output / "results.json", json.dumps(contents, indent=2, allow_nan=False))
+    stream = io.StringIO(newline="")
+    table = csv.writer(stream)
+    table.writerow(_CSV_COLUMNS)
+    table.writerows(_csv_rows(records))
+    write_atomically(output / "results.csv", stream.getvalue())
+    outputs = {file: digest for record in records for scan in record.scans for file, digest in scan.outputs.items()}
+    manifest = {
+        "format": "slicewise-predictions/1",
+        **run,
+        "inputs": {record.input: record.input_sha256 for record in records},
+        "refusals": [*refusals, *(sentence for record in records for sentence in record.refusals)],
+        "outputs": outputs,
+        **digests_of([output / "results.json", output / "results.csv"], output),
+    }
+    write_atomically(output / "manifest.json", json.dumps(manifest, indent=2, allow_nan=False))
+
+
+_CSV_COLUMNS = (
+    "input",
+    "name",
+    "decision",
+    "probability",
+    "uncertainty",
+    "threshold",
+    "slices",
+    "positive_slices",
+    "mask_px",
+    "area_mm2",
+    "volume_ml",
+    "concerns",
+    "model_id",
+)
+
+
+def _csv_rows(records: Sequence[InputRecord]) -> Iterator[list[Any]]:
+    for record in records:
+        for scan in record.scans:
+            values = scan.model_dump() | {
+                "input": record.input,
+                "model_id": record.model_id,
+                "concerns": " ".join(concern.rule for concern in scan.concerns),
+            }
+            yield ["" if values[column] is None else values[column] for column in _CSV_COLUMNS]
+
+
+def _finished(file: Path, facts: dict[str, Any], output: Path) -> InputRecord | None:
+    try:
+        record = InputRecord.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    if any(getattr(record, name) != value for name, value in facts.items() if name != "input"):
+        return None
+    for scan in record.scans:
+        files = [output / name for name in scan.outputs]
+        if not all(file.is_file() for file in files) or digests_of(files, output) != scan.outputs:
+            return None
+    return record.model_copy(update={"input": facts["input"]})

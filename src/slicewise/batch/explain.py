@@ -1,0 +1,48 @@
+"""Grad-CAM of a result's most probable slice, as a picture beside its other files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slicewise.data.preprocess import preprocess, preprocess_mask
+from slicewise.errors import CheckpointError
+from slicewise.explanation.gradcam import explain
+from slicewise.explanation.panel import draw_panel
+from slicewise.files import write_atomically
+from slicewise.inference.predictor import Predictor
+from slicewise.inference.result import Result
+
+__all__ = ["write_explanation"]
+
+
+def write_explanation(predictor: Predictor, result: Result, target: Path) -> Path:
+    """Draw what spoke for "tumor" in the most probable slice, whatever the decision.
+
+    Args:
+        predictor: That made the result.
+        result: Of one scan.
+        target: Path without endings.
+
+    Returns:
+        The file, ``…_gradcam.png``.
+
+    Raises:
+        CheckpointError: The model does not classify; its classification head, which is what is explained, was never trained.
+    """
+    if "classification" not in predictor.description.tasks:
+        raise CheckpointError(
+            f"Expected a model that classifies, to explain its answer; {predictor.description.name} does not. Use the joint."
+        )
+    place = int(result.probabilities.argmax())
+    pixels, geometry = preprocess(result.scan.slices[place])
+    number = f", slice {place + 1} of {len(result.masks)}" if len(result.masks) > 1 else ""
+    picture = draw_panel(
+        pixels,
+        reference=None,
+        prediction=preprocess_mask(result.masks[place], geometry),
+        heat=explain(predictor.network, pixels),
+        caption=f"{result.decision}{number} · p = {result.probabilities[place]:.2f}",
+    )
+    file = target.with_name(f"{target.name}_gradcam.png")
+    write_atomically(file, picture)
+    return file

@@ -1,0 +1,137 @@
+"""What is to be predicted: files, folders and patterns to one job an input."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from slicewise.errors import InputError
+from slicewise.sources.dicom import is_dicom
+from slicewise.sources.images import PICTURE_ENDINGS, is_picture_name
+from slicewise.sources.nifti import NIFTI_ENDINGS, name_of
+
+__all__ = ["RESULT_ENDINGS", "Job", "digest_of", "files_of", "find_inputs"]
+
+RESULT_ENDINGS = (
+    "_mask.nii.gz",
+    "_mask.png",
+    "_overlay.png",
+    "_montage.png",
+    "_gradcam.png",
+    "_seg.dcm",
+    "_sr.dcm",
+    "_result.json",
+)
+"""How the names of results end."""
+
+_ZIP = ".zip"
+_PATTERN = frozenset("*?[")
+
+
+class Job(NamedTuple):
+    """One input and where its results go."""
+
+    path: Path
+    """A picture, a NIfTI volume, a DICOM file, a zip, or a folder that holds DICOM files."""
+    target: Path
+    """Below the output folder, without ending."""
+
+
+def find_inputs(inputs: Sequence[Path], output: Path) -> list[Job]:
+    """Expand folders and patterns, in order; the folders' structure is kept for the results.
+
+    All DICOM files of one folder are one input; every other file is one of its own. A file that is named itself is taken
+    whatever its ending; in folders, pictures, NIfTI and zip files go by their ending, DICOM files by their content.
+
+    Args:
+        inputs: As named.
+        output: Folder for the results; where it lies inside an input, it is not searched.
+
+    Raises:
+        InputError: An input does not exist, a folder holds nothing to predict, two inputs would write the same files, or a
+            result could take the place of an input.
+    """
+    jobs: dict[Path, Job] = {}
+    for given in _expanded(inputs):
+        if given.is_dir():
+            found = list(_in_folder(given, output.resolve()))
+            if not found:
+                raise InputError(
+                    f"Expected pictures ({', '.join(sorted(PICTURE_ENDINGS))}), volumes ({', '.join(NIFTI_ENDINGS)}), DICOM "
+                    f"or zip files in {given}, found none."
+                )
+        elif given.is_file():
+            found = [Job(given, Path(name_of(given)))]
+        else:
+            raise InputError(f"Expected a file or a folder, found nothing at {given}. Check the path.")
+        for job in found:
+            jobs.setdefault(job.path.resolve(), job)
+    taken = Counter(job.target for job in jobs.values())
+    # Y1.jpg and Y1.png would write the same files: they keep their endings in the names of the results.
+    named = [job if taken[job.target] == 1 else Job(job.path, job.target.with_name(job.path.name)) for job in jobs.values()]
+    twins = [target for target, count in Counter(job.target for job in named).items() if count > 1]
+    if twins:
+        raise InputError(
+            f"Expected inputs of different names, several are called {twins[0].name}: their results "
+            "would overwrite each other. Give the folder above them, or predict them into folders of their own."
+        )
+    for job in named:
+        for file in files_of(job):
+            if file.name.endswith(RESULT_ENDINGS) and output.resolve() in file.resolve().parents:
+                raise InputError(
+                    f"Expected results beside the inputs, not in their place: the input {file} is called like a result, and "
+                    f"one could overwrite it. Name another folder than {output}, or take earlier results out of the inputs."
+                )
+    return named
+
+
+def files_of(job: Job) -> list[Path]:
+    """The files of an input, in order: itself, or those of its folder."""
+    return sorted(file for file in job.path.iterdir() if file.is_file()) if job.path.is_dir() else [job.path]
+
+
+def digest_of(job: Job) -> str:
+    """SHA-256 of an input's bytes; of a folder, of its files' names and digests."""
+    if job.path.is_file():
+        return _sha256(job.path)
+    digest = hashlib.sha256()
+    for file in files_of(job):
+        digest.update(os.fsencode(file.name) + b"\0" + _sha256(file).encode())
+    return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _expanded(inputs: Sequence[Path]) -> Iterator[Path]:
+    """Patterns that no shell has expanded, such as those in quotes."""
+    for given in inputs:
+        if given.exists() or not _PATTERN & set(str(given)):
+            yield given
+            continue
+        root = Path(given.anchor or ".")
+        matches = sorted(root.glob(str(given.relative_to(given.anchor))))
+        if not matches:
+            raise InputError(f"Expected files that match {given}, found none. Check the pattern.")
+        yield from matches
+
+
+def _in_folder(folder: Path, output: Path) -> Iterator[Job]:
+    for place, _, names in sorted(os.walk(folder)):
+        inside = Path(place)
+        if inside != folder and output in (inside.resolve(), *inside.resolve().parents):
+            continue
+        files = [inside / name for name in sorted(names) if not name.startswith(".")]
+        files = [file for file in files if file.is_file()]
+        known = [file for file in files if is_picture_name(file) or file.name.lower().endswith((*NIFTI_ENDINGS, _ZIP))]
+        for file in known:
+            yield Job(file, file.relative_to(folder).with_name(name_of(file)))
+        if any(is_dicom(file) for file in files if file not in known):
+            below = inside.relative_to(folder)
+            yield Job(inside, below if below.name else Path(folder.resolve().name))

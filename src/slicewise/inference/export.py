@@ -1,0 +1,156 @@
+"""Write a checkpoint's network as ONNX: for the CPU engine, and for whatever else reads ONNX."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from slicewise.data.preprocess import SIDE_PX
+from slicewise.errors import CheckpointError, InputError
+from slicewise.files import write_atomically
+from slicewise.inference.cpu_engine import DECODER, ENCODER, EXPORT, FOLDER, CpuEngine
+from slicewise.model.checkpoint import load_checkpoint
+from slicewise.model.description import find_checkpoint
+from slicewise.model.engine import infer
+from slicewise.model.network import MultiTaskUNet
+from slicewise.model.torch_engine import TorchEngine
+
+__all__ = ["Parity", "compare_engines", "export"]
+
+_OPSET = 18
+_PROBES = 8
+_PROBABILITY_TOLERANCE, _DICE_FLOOR = 1e-3, 0.999
+
+
+class Parity(NamedTuple):
+    """How far an exported model is from the weights it was made of."""
+
+    probability: float
+    """Largest difference of a slice's probability."""
+    dice: float
+    """Smallest Dice of the two masks of a slice; 1 where both are empty."""
+
+
+class _Encoder(nn.Module):
+    """Slice to logit and maps, channels last: so the CPU engine computes them, and need not turn them twice."""
+
+    def __init__(self, network: MultiTaskUNet) -> None:
+        super().__init__()
+        self.encoder, self.classifier = network.encoder, network.classifier
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        maps = self.encoder(image)
+        return (self.classifier(maps), *(features.permute(0, 2, 3, 1) for features in maps))
+
+
+class _Decoder(nn.Module):
+    """Maps, channels last, to one logit a pixel."""
+
+    def __init__(self, network: MultiTaskUNet) -> None:
+        super().__init__()
+        self.decoder = network.decoder
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        mask: Tensor = self.decoder([features.permute(0, 3, 1, 2) for features in maps])[0]
+        return mask
+
+
+def export(path: Path) -> tuple[Path, Parity]:
+    """Export a checkpoint, and compare the export with its weights before it is kept.
+
+    Args:
+        path: Folder of a checkpoint, or of a run, whose joint model is taken.
+
+    Returns:
+        The folder with the export, beside the weights, and how it compared on slices of noise.
+
+    Raises:
+        CheckpointError: There is no checkpoint, it is damaged, or the export does not answer as its weights do.
+        InputError: The packages for it are not installed.
+    """
+    folder = find_checkpoint(path)
+    network, description = load_checkpoint(folder)
+    engine = TorchEngine(network)
+    image = torch.zeros(1, 1, SIDE_PX, SIDE_PX)
+    with torch.no_grad():
+        maps = tuple(features.permute(0, 2, 3, 1) for features in engine.network.encoder(image))
+    names = [f"map_{level}" for level in range(len(maps))]
+    contents = {
+        ENCODER: _to_onnx(_Encoder(engine.network), (image,), ["image"], ["logit", *names]),
+        DECODER: _to_onnx(_Decoder(engine.network), maps, names, ["mask"]),
+    }
+    target = folder / FOLDER
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    (target / EXPORT).unlink(missing_ok=True)  # what is there is incomplete until the last file is written
+    for name, content in contents.items():
+        write_atomically(target / name, content)
+    facts = {"weights_sha256": description.weights_sha256, **digests}
+    write_atomically(target / EXPORT, json.dumps(facts, indent=2))
+    random = np.random.default_rng(0)
+    probes = random.normal(size=(_PROBES, SIDE_PX, SIDE_PX)).astype(np.float16)
+    parity = compare_engines(engine, CpuEngine(folder, description), probes, description.mask_threshold)
+    if not (parity.probability <= _PROBABILITY_TOLERANCE and parity.dice >= _DICE_FLOOR):
+        (target / EXPORT).unlink()
+        raise CheckpointError(
+            f"Expected the export of {folder} to answer as its weights do, its probabilities differ by up to "
+            f"{parity.probability:.1e} and its masks agree at Dice {parity.dice:.4f}. It was not kept; please report it."
+        )
+    return target, parity
+
+
+def compare_engines(one: TorchEngine, other: CpuEngine, pixels: NDArray[np.float16], mask_threshold: float) -> Parity:
+    """Ask two engines the same.
+
+    Args:
+        one: First engine.
+        other: Second engine.
+        pixels: ``(N, 256, 256)``, preprocessed.
+        mask_threshold: Pixel probability from which a pixel is in a mask.
+    """
+    differences, dices = [], []
+    for first, second in zip(*(infer(engine, pixels, segment=True, classify=True) for engine in (one, other)), strict=True):
+        differences.append(abs(first.raw_tumor - second.raw_tumor))
+        masks = [output.mask >= mask_threshold for output in (first, second) if output.mask is not None]
+        size = sum(int(mask.sum()) for mask in masks)
+        dices.append(2 * int((masks[0] & masks[1]).sum()) / size if size else 1.0)
+    return Parity(max(differences), min(dices))
+
+
+def _to_onnx(part: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str]) -> bytes:
+    # torch's exporter speaks of its progress and of what it may do otherwise one day; neither is for the user.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                part.eval(),
+                inputs,
+                input_names=input_names,
+                output_names=output_names,
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"Expected the packages for export, {error.name} is not installed. Install slicewise[export]."
+        ) from None
+    if program is None:
+        raise InputError("Expected torch's exporter to return a program, it returned none. Use torch 2.8 or newer.")
+    model = program.model_proto
+    # Where in whose folders the code stood; nobody needs to know, and the same weights shall give the same bytes.
+    for value in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del value.metadata_props[:]
+        if hasattr(value, "doc_string"):
+            value.doc_string = ""
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

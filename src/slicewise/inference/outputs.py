@@ -1,0 +1,110 @@
+"""The files written for one result. Names follow from the input's; nothing of a header is in them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from slicewise.errors import InputError
+from slicewise.files import write_atomically
+from slicewise.inference.dicom_seg import make_segmentation
+from slicewise.inference.dicom_source import write_dicom
+from slicewise.inference.dicom_sr import make_report
+from slicewise.inference.montage import montage
+from slicewise.inference.nifti_out import make_nifti, write_nifti
+from slicewise.inference.result import Result
+from slicewise.inference.writers import overlay
+
+__all__ = ["FORMATS", "Format", "formats_for", "write_outputs"]
+
+Format = Literal["png", "nifti", "dicom-seg", "dicom-sr"]
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_POSSIBLE: dict[str, tuple[Format, ...]] = {
+    "picture": ("png",),
+    "array": ("png",),
+    "nifti": ("nifti", "png"),
+    "dicom": ("dicom-seg", "dicom-sr", "nifti", "png"),
+}
+_USUAL: dict[str, tuple[Format, ...]] = {
+    "picture": ("png",),
+    "array": ("png",),
+    "nifti": ("nifti", "png"),
+    "dicom": ("dicom-seg", "dicom-sr", "png"),
+}
+
+
+def formats_for(kind: str, wanted: Sequence[Format]) -> tuple[Format, ...]:
+    """What is written for an input of a kind: of what is wanted all that it can have; where nothing is named, the usual.
+
+    Raises:
+        InputError: It can have none of what is wanted.
+
+    >>> formats_for("picture", ())
+    ('png',)
+    >>> formats_for("dicom", ("dicom-seg", "nifti"))
+    ('dicom-seg', 'nifti')
+    """
+    if not wanted:
+        return _USUAL[kind]
+    chosen = tuple(name for name in wanted if name in _POSSIBLE[kind])
+    if not chosen:
+        raise InputError(
+            f"Expected a format that results of a {kind} input can have ({', '.join(_POSSIBLE[kind])}), got "
+            f"{', '.join(wanted)}. Name one with --format, or none."
+        )
+    return chosen
+
+
+def write_outputs(result: Result, target: Path, wanted: Sequence[Format] = ()) -> list[Path]:
+    """Write a result, each file whole or not at all.
+
+    Args:
+        result: Of one scan.
+        target: Path without endings.
+        wanted: Formats; empty: the usual of the input's kind.
+
+    Returns:
+        The files: ``…_mask.nii.gz``, ``…_mask.png``, ``…_overlay.png`` of one slice, ``…_montage.png`` of several,
+        ``…_seg.dcm``, ``…_sr.dcm``.
+
+    Raises:
+        InputError: The input can have none of the formats, or lies nowhere in the body and a DICOM object was wanted.
+    """
+    formats = formats_for(result.scan.kind, wanted)
+    written: list[Path] = []
+
+    def place(ending: str) -> Path:
+        written.append(target.with_name(f"{target.name}_{ending}"))
+        return written[-1]
+
+    if "nifti" in formats and result.segmented:
+        write_nifti(make_nifti(result), place("mask.nii.gz"))
+    if "dicom-seg" in formats or "dicom-sr" in formats:
+        segmentation = make_segmentation(result) if result.segmented else None
+        if "dicom-seg" in formats and segmentation is not None:
+            write_dicom(segmentation, place("seg.dcm"))
+        if "dicom-sr" in formats:
+            write_dicom(make_report(result, segmentation if "dicom-seg" in formats else None), place("sr.dcm"))
+    if "png" in formats:
+        if len(result.masks) > 1:
+            write_png(montage(result), place("montage.png"))
+        else:
+            if result.segmented:
+                write_png(result.masks[0].astype(np.uint8) * 255, place("mask.png"))
+            write_png(overlay(result.scan.slices[0], result.masks[0]), place("overlay.png"))
+    return written
+
+
+def write_png(pixels: NDArray[np.uint8], file: Path) -> None:
+    """Write a gray ``(H, W)`` or colored ``(H, W, 3)`` picture."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    write_atomically(file, stream.getvalue())

@@ -1,0 +1,134 @@
+"""What a prediction says of one input: the slices' answers together, on the grid of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicewise.records import Concern, Scan
+
+if TYPE_CHECKING:
+    from slicewise.inference.outputs import Format
+
+__all__ = ["Decision", "Result"]
+
+Decision = Literal["tumor", "tumor, not localized", "no tumor", "abstained"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Result:
+    """The answer for a picture, or for all slices of a volume."""
+
+    scan: Scan
+    """What was predicted, as decoded."""
+    probabilities: NDArray[np.float64]
+    """``(D,)``: that the slice shows tumor, in [0, 1], after temperature scaling."""
+    raw_probabilities: NDArray[np.float64]
+    """``(D,)``: the same before it."""
+    is_tumor: NDArray[np.bool_]
+    """``(D,)``: the slice's probability is at least the threshold; all False where the model abstained."""
+    masks: NDArray[np.bool_]
+    """``(D, H, W)``, in the view of the scan's slices; empty where ``is_tumor`` is False."""
+    threshold: float
+    """The operating threshold, chosen on validation and read from the checkpoint."""
+    model_id: str
+    """First 12 hexadecimal digits of the SHA-256 of the weights."""
+    engine: str
+    """What ran the network, such as ``onnx`` or ``torch``."""
+    uncertainties: NDArray[np.float64] | None = None
+    """``(D,)``: standard deviation of the probability over views and dropout draws, in [0, 0.5]; None: not asked for."""
+    concerns: tuple[Concern, ...] = ()
+    """Why the input may not be what the model was made for."""
+    segmented: bool = True
+    """Whether a mask was looked for: not where the probability alone was wanted, nor by a model that only classifies."""
+    abstained: bool = False
+    """A concern was among those on which the model was told to give no answer."""
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went: ``preprocess``, ``network``, ``restore`` and their ``total``."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """True on tumor, on the grid of the input: ``(H, W)`` of a picture, the file's array of a volume."""
+        return self.scan.to_grid(self.masks)
+
+    @property
+    def probability(self) -> float:
+        """That of the most probable slice, in [0, 1]."""
+        return float(self.probabilities.max())
+
+    @property
+    def raw_probability(self) -> float:
+        """The same before temperature scaling."""
+        return float(self.raw_probabilities.max())
+
+    @property
+    def uncertainty(self) -> float | None:
+        """That of the most probable slice; None where not asked for."""
+        return None if self.uncertainties is None else float(self.uncertainties[int(self.probabilities.argmax())])
+
+    @property
+    def decision(self) -> Decision:
+        """The answer is "tumor" if it is for one slice; "not localized" if a mask was looked for and has no pixel."""
+        if self.abstained:
+            return "abstained"
+        if not self.is_tumor.any():
+            return "no tumor"
+        return "tumor" if self.masks.any() or not self.segmented else "tumor, not localized"
+
+    @property
+    def mask_px(self) -> int:
+        """Number of pixels, or voxels, in the mask."""
+        return int(np.count_nonzero(self.masks))
+
+    @property
+    def area_mm2(self) -> float | None:
+        """Area of a single slice's mask in mm²; None for a volume, and where the spacing is not known."""
+        if len(self.masks) > 1 or self.scan.spacing_mm is None:
+            return None
+        return self.mask_px * self.scan.spacing_mm[0] * self.scan.spacing_mm[1]
+
+    @property
+    def volume_ml(self) -> float | None:
+        """Volume of the mask in milliliters; None for a lone slice, and where the spacing is not known."""
+        if len(self.masks) == 1 or self.scan.spacing_mm is None or self.scan.slice_spacing_mm is None:
+            return None
+        return self.mask_px * self.scan.spacing_mm[0] * self.scan.spacing_mm[1] * self.scan.slice_spacing_mm / 1000
+
+    def __repr__(self) -> str:
+        extent = [f"probability {self.probability:.3f}, threshold {self.threshold:.3f}"]
+        if self.uncertainty is not None:
+            extent.append(f"uncertainty {self.uncertainty:.3f}")
+        if len(self.masks) > 1:
+            extent.append(f"{int(self.is_tumor.sum())} of {len(self.masks)} slices")
+        if self.volume_ml is not None:
+            extent.append(f"{self.volume_ml:.2f} ml")
+        elif self.area_mm2 is not None:
+            extent.append(f"{self.area_mm2:.0f} mm²")
+        else:
+            extent.append(f"{self.mask_px} pixels")
+        extent += [f"concern: {concern.rule}" for concern in self.concerns]
+        return f"<{self.scan.name}: {self.decision} ({', '.join(extent)}; model {self.model_id})>"
+
+    def save(self, folder: Path | str, formats: Sequence[Format] = ()) -> list[Path]:
+        """Write mask and picture, in the usual formats of the input's kind or those named, and ``NAME_result.json``.
+
+        Args:
+            folder: Made where missing.
+            formats: Of `slicewise.inference.outputs.FORMATS`.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: The input can have none of the formats.
+        """
+        from slicewise.inference.outputs import write_outputs
+        from slicewise.inference.record import write_record
+
+        target = Path(folder) / self.scan.name
+        return [*(written := write_outputs(self, target, formats)), write_record(self, target, written)]

@@ -1,0 +1,141 @@
+"""What a checkpoint says of itself: everything but the weights. Reading it loads no torch.
+
+::
+
+    phases/joint/
+      model.safetensors   weights and BatchNorm statistics, float32; no code, no pickle
+      model.json          Description: architecture, preprocessing, threshold, provenance, figures, SHA-256 of the weights
+      cpu/                the same model for a CPU engine, where `slicewise export` made it
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slicewise.config import ModelConfig
+from slicewise.data.descriptors import Domain
+from slicewise.data.preprocess import PREPROCESSING
+from slicewise.errors import CheckpointError
+
+__all__ = ["DESCRIPTION", "WEIGHTS", "Description", "Task", "find_checkpoint", "read_description", "read_weights"]
+
+Task = Literal["segmentation", "classification"]
+
+WEIGHTS = "model.safetensors"
+"""Name of the file with the weights."""
+DESCRIPTION = "model.json"
+"""Name of the file with the description."""
+
+
+class Description(BaseModel):
+    """Everything but the weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    format: Literal["slicewise-checkpoint/1"] = "slicewise-checkpoint/1"
+    name: str
+    """Which model of a run this is, such as ``joint``."""
+    tasks: tuple[Task, ...]
+    """The heads that were trained."""
+    architecture: ModelConfig
+    """Shape of the network."""
+    preprocessing: str
+    """Version of the preprocessing the weights belong to."""
+    class_names: tuple[str, str] = ("no tumor", "tumor")
+    """Meaning of low and high probability."""
+    threshold: float
+    """Slice probability from which the answer is "tumor"; chosen on validation."""
+    temperature: float = 1.0
+    """What the logit of the slice is divided by; fitted on validation."""
+    mask_threshold: float
+    """Pixel probability from which a pixel is in the mask."""
+    parameters: int
+    """Number of weights that the tasks use."""
+    data_fingerprint: str
+    """SHA-256 of the slice store."""
+    patients: dict[str, dict[str, list[str]]]
+    """Patients by source and side."""
+    metrics: dict[str, dict[str, Any]]
+    """Figures by side (``val``), each with value, n_slices and n_patients."""
+    gate: dict[str, Any] | None = None
+    """Of a joint model: ``accepted``, which model's weights were ``kept``, and the verdict on each of the ``attempts``."""
+    history: list[dict[str, Any]]
+    """One row an epoch."""
+    provenance: dict[str, Any]
+    """Seed, versions, duration, and which checkpoint the training started from."""
+    domain: Domain | None = None
+    """What the training slices look like, for the gatekeeper; None of a checkpoint that was trained before this was kept, or
+    on too few slices."""
+    weights_sha256: str
+    """Of ``model.safetensors``."""
+
+    @property
+    def model_id(self) -> str:
+        """First 12 digits of the weights' SHA-256."""
+        return self.weights_sha256[:12]
+
+
+def read_description(folder: Path) -> Description:
+    """Read the description of a checkpoint.
+
+    Args:
+        folder: Of the checkpoint, or of a run.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or it needs another version of slicewise.
+    """
+    folder = find_checkpoint(folder)
+    try:
+        description = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"Expected {DESCRIPTION} in {folder}, could not read it: {error}.") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise CheckpointError(
+            f"Expected a slicewise description in {folder / DESCRIPTION}: {where}: {problem['msg']}."
+        ) from None
+    if description.preprocessing != PREPROCESSING:
+        raise CheckpointError(
+            f"Expected a model for preprocessing {PREPROCESSING}, {folder} was trained with {description.preprocessing}. "
+            "Use the version of slicewise that trained it, or train again."
+        )
+    return description
+
+
+def read_weights(folder: Path, description: Description) -> bytes:
+    """The bytes of the weights that belong to a description.
+
+    Raises:
+        CheckpointError: They are missing, damaged, or belong to another description.
+    """
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"Expected {WEIGHTS} in {folder}, could not read it: {error}.") from None
+    found = hashlib.sha256(weights).hexdigest()
+    if found != description.weights_sha256:
+        raise CheckpointError(
+            f"Expected weights with SHA-256 {description.weights_sha256[:12]}… in {folder / WEIGHTS}, got {found[:12]}…. "
+            "The file is damaged or belongs to another description; copy both again."
+        )
+    return weights
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint's folder: ``path`` itself, or the joint model where ``path`` is the folder of a run.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    for folder in (path, path / "phases" / "joint"):
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    raise CheckpointError(
+        f"Expected a checkpoint ({DESCRIPTION}) or the folder of a finished run, found neither at {path}. "
+        "Name the folder given to `slicewise run --out`, or one of its phases/*."
+    )

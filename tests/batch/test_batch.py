@@ -1,0 +1,178 @@
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from slicewise.batch.batch import predict_job, predict_jobs, record_file, write_results
+from slicewise.batch.inputs import Job, find_inputs
+from slicewise.errors import InputError
+
+
+def files_below(folder):
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def stamps(folder):
+    return {file: (folder / file).stat().st_mtime_ns for file in files_below(folder)}
+
+
+def test_every_kind_of_input_leaves_what_its_kind_has(data, make_worker):
+    worker = make_worker()
+    records, refusals = predict_jobs(find_inputs([data], worker.output), worker)
+    assert refusals == []
+    assert files_below(worker.output) == [
+        "both/a_mask.png",
+        "both/a_overlay.png",
+        "both/volume_mask.nii.gz",
+        "both/volume_montage.png",
+        "both_result.json",
+        "deep/volume_mask.nii.gz",
+        "deep/volume_montage.png",
+        "deep/volume_result.json",
+        "picture_mask.png",
+        "picture_overlay.png",
+        "picture_result.json",
+        "series_montage.png",
+        "series_result.json",
+        "series_seg.dcm",
+        "series_sr.dcm",
+    ]
+    assert {len(record.scans) for record in records} == {1, 2}
+
+
+def test_the_files_hold_the_mask_of_the_record(data, make_worker):
+    worker = make_worker(formats=("nifti", "png"))
+    by_name = {Path(record.input).name: record for record in predict_jobs(find_inputs([data], worker.output), worker)[0]}
+    with Image.open(worker.output / "picture_mask.png") as mask, Image.open(data / "picture.png") as picture:
+        assert mask.size == picture.size
+        assert set(np.unique(mask)) == {0, 255}
+        assert np.count_nonzero(mask) == by_name["picture.png"].scans[0].mask_px
+    volume = nib.load(worker.output / "deep" / "volume_mask.nii.gz")
+    assert volume.shape == (72, 64, 4)
+    record = by_name["volume.nii.gz"].scans[0]
+    assert int(np.asarray(volume.dataobj).sum()) == record.mask_px > 0
+    assert record.volume_ml == pytest.approx(record.mask_px * 0.9 * 0.9 * 3 / 1000)
+
+
+def test_the_same_slices_get_the_same_mask_as_nifti_and_as_dicom(data, make_worker):
+    worker = make_worker(formats=("nifti",))
+    jobs = [Job(data / "series", Path("s")), Job(data / "deep" / "volume.nii.gz", Path("v"))]
+    predict_jobs(jobs, worker)
+    series, volume = (np.asarray(nib.load(worker.output / f"{name}_mask.nii.gz").dataobj) for name in "sv")
+    assert np.array_equal(series, volume.transpose(2, 1, 0))
+    assert series.any()
+
+
+def test_what_is_finished_is_not_done_again(data, make_worker):
+    worker = make_worker()
+    jobs = find_inputs([data], worker.output)
+    first, _ = predict_jobs(jobs, worker)
+    before = stamps(worker.output)
+    again, _ = predict_jobs(jobs, worker)
+    assert stamps(worker.output) == before
+    assert again == first
+
+
+@pytest.mark.parametrize("change", ["input", "output damaged", "output gone", "record damaged", "options"])
+def test_what_is_not_as_it_was_left_is_done_again(data, make_worker, change):
+    worker = make_worker()
+    job = Job(data / "picture.png", Path("picture"))
+    first = predict_job(job, worker)
+    mask = worker.output / "picture_mask.png"
+    before = mask.read_bytes()
+    stamp = mask.stat().st_mtime_ns
+    if change == "input":
+        Image.fromarray(np.full((20, 30), 9, np.uint8)).save(job.path)
+    elif change == "output damaged":
+        mask.write_bytes(b"half")
+    elif change == "output gone":
+        mask.unlink()
+    elif change == "record damaged":
+        record_file(job, worker.output).write_text(first.model_dump_json()[:-9])
+    else:
+        worker = make_worker(statistics=True)
+    again = predict_job(job, worker)
+    assert mask.stat().st_mtime_ns != stamp
+    assert (mask.read_bytes() == before) == (change != "input")
+    assert (again.scans[0].statistics is not None) == (change == "options")
+    assert again.scans[0].outputs["picture_mask.png"] == hashlib.sha256(mask.read_bytes()).hexdigest()
+
+
+def test_what_cannot_be_read_is_named_and_leaves_nothing(data, make_worker):
+    (data / "broken.png").write_bytes((data / "picture.png").read_bytes()[:90])
+    worker = make_worker()
+    records, (refusal,) = predict_jobs(find_inputs([data / "broken.png", data / "picture.png"], worker.output), worker)
+    assert "broken.png" in refusal
+    assert [Path(record.input).name for record in records] == ["picture.png"]
+    assert not [name for name in files_below(worker.output) if "broken" in name]
+
+
+def test_a_broken_member_of_a_zip_does_not_cost_the_others(data, make_worker):
+    import zipfile
+
+    with zipfile.ZipFile(data / "both.zip", "a") as archive:
+        archive.writestr("c.png", (data / "picture.png").read_bytes()[:90])
+    record = predict_job(Job(data / "both.zip", Path("both")), make_worker())
+    assert len(record.scans) == 2
+    assert len(record.refusals) == 1
+
+
+def test_a_format_that_an_input_cannot_have_is_refused_for_it_alone(data, make_worker):
+    worker = make_worker(formats=("dicom-seg",))
+    records, refusals = predict_jobs(find_inputs([data / "series", data / "picture.png"], worker.output), worker)
+    assert files_below(worker.output) == ["series_result.json", "series_seg.dcm"]
+    assert len(records) == len(refusals) == 1
+    assert "dicom-seg" in refusals[0]
+
+
+def test_an_explanation_and_statistics_stand_beside(data, make_worker):
+    worker = make_worker(explain=True, statistics=True, uncertainty=True)
+    record = predict_job(Job(data / "deep" / "volume.nii.gz", Path("v")), worker)
+    with Image.open(worker.output / "v_gradcam.png") as picture:
+        assert picture.width > 300
+    assert "v_gradcam.png" in record.scans[0].outputs
+    assert record.scans[0].statistics
+    assert 0 < record.scans[0].uncertainty <= 0.5
+
+
+def test_without_masks_the_probability_is_the_same(data, make_worker):
+    job = Job(data / "picture.png", Path("picture"))
+    full, quick = predict_job(job, make_worker()), predict_job(job, make_worker(segment=False))
+    assert quick.scans[0].probability == full.scans[0].probability
+    assert quick.scans[0].mask_px is None
+    assert list(quick.scans[0].outputs) == ["picture_overlay.png"]
+
+
+def test_results_of_all_inputs_stand_in_one_table_and_one_json(data, make_worker):
+    worker = make_worker()
+    records, refusals = predict_jobs(find_inputs([data], worker.output), worker)
+    write_results(records, [*refusals, "Expected more."], worker.output, {"engine": "cpu"})
+    written = json.loads((worker.output / "results.json").read_text())
+    assert [item["input"] for item in written] == [record.input for record in records]
+    with (worker.output / "results.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["name"] for row in rows] == [scan.name for record in records for scan in record.scans]
+    assert float(rows[0]["probability"]) == records[0].scans[0].probability
+    manifest = json.loads((worker.output / "manifest.json").read_text())
+    assert manifest["refusals"] == ["Expected more."]
+    for name, digest in {**manifest["outputs"], "results.csv": manifest["results.csv"]}.items():
+        assert hashlib.sha256((worker.output / name).read_bytes()).hexdigest() == digest
+
+
+def test_nothing_of_a_header_is_in_names_records_or_pictures(data, make_worker):
+    worker = make_worker(formats=("nifti", "png"), statistics=True)
+    record = predict_job(Job(data / "series", Path("s")), worker)
+    assert "lanted" not in record.model_dump_json()
+    for name in files_below(worker.output):
+        assert b"lanted" not in (worker.output / name).read_bytes()
+
+
+def test_an_input_of_which_nothing_can_be_read_raises(tmp_path, make_worker):
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"empty\.png"):
+        predict_job(Job(tmp_path / "empty.png", Path("empty")), make_worker())

@@ -1,0 +1,131 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from slicewise.model.engine import Encoded, infer
+from slicewise.model.network import MultiTaskUNet
+from slicewise.model.torch_engine import TorchEngine
+
+
+class Told:
+    """An engine that answers what it is told, and notes what it was asked."""
+
+    name = "told"
+
+    def __init__(self, logits, masks, batch):
+        self.logits, self.masks, self.batch = np.array(logits, float), np.array(masks, np.float32), batch
+        self.encoded, self.decoded = 0, []
+
+    def encode(self, pixels):
+        first, self.encoded = self.encoded, self.encoded + len(pixels)
+        return Encoded(self.logits[first : self.encoded], self.masks[first : self.encoded])
+
+    def decode(self, maps, places):
+        self.decoded.append(places.tolist())
+        return maps[places]
+
+
+LOGITS = [-2.0, 3.0, 0.5, -1.0, 1.0]
+MASKS = np.arange(5, dtype=np.float32)[:, None, None] - np.ones((2, 2), np.float32)
+PIXELS = np.zeros((5, 2, 2), np.float16)
+
+
+def sigmoid(value):
+    return 1 / (1 + math.exp(-value))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_every_slice_gets_its_own_answer_whatever_the_batch(batch):
+    outputs = infer(Told(LOGITS, MASKS, batch), PIXELS, segment=True, classify=True, temperature=2.0)
+    for output, logit, mask in zip(outputs, LOGITS, MASKS, strict=True):
+        assert output.tumor == pytest.approx(sigmoid(logit / 2), rel=1e-12)
+        assert output.raw_tumor == pytest.approx(sigmoid(logit), rel=1e-12)
+        assert output.mask == pytest.approx(np.vectorize(sigmoid)(mask), rel=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "decoded"), [(1, [[0], [0], [0]]), (3, [[1, 2], [1]])])
+def test_the_decoder_runs_only_where_a_mask_would_be_kept(batch, decoded):
+    engine = Told(LOGITS, MASKS, batch)
+    outputs = infer(engine, PIXELS, segment=True, classify=True, mask_from=0.5)
+    assert [output.mask is not None for output in outputs] == [False, True, True, False, True]
+    assert engine.decoded == decoded
+    assert outputs[2].mask == pytest.approx(np.full((2, 2), sigmoid(1.0)), rel=1e-6)
+
+
+def test_a_probability_at_the_limit_keeps_its_mask():
+    assert infer(Told([0.0], MASKS[:1], 1), PIXELS[:1], segment=True, classify=True, mask_from=0.5)[0].mask is not None
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_model_without_classification_head_answers_with_its_most_probable_pixel(batch):
+    masks = MASKS.copy()
+    masks[:, 1, 1] += 0.25
+    outputs = infer(Told(LOGITS, masks, batch), PIXELS, segment=True, classify=False, temperature=2.0, mask_from=0.99)
+    for output, mask in zip(outputs, masks, strict=True):
+        assert output.raw_tumor == pytest.approx(sigmoid(mask[1, 1]), rel=1e-6)
+        assert output.tumor == pytest.approx(sigmoid(mask[1, 1] / 2), rel=1e-6)
+
+
+def test_what_is_nearly_certain_still_has_an_order():
+    lower, higher = infer(Told([30.0, 31.0], MASKS[:2], 1), PIXELS[:2], segment=False, classify=True)
+    assert 0.999 < lower.tumor < higher.tumor < 1
+
+
+def test_a_model_that_only_classifies_has_no_mask():
+    engine = Told(LOGITS, MASKS, 1)
+    assert all(output.mask is None for output in infer(engine, PIXELS, segment=False, classify=True))
+    assert engine.decoded == []
+
+
+@pytest.fixture(scope="module")
+def network(tiny):
+    torch.manual_seed(0)
+    network = MultiTaskUNet(tiny).train()
+    with torch.no_grad():
+        network(torch.randn(4, 1, 64, 64))  # BatchNorm that is not the identity
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).normal(size=(3, 256, 256)).astype(np.float16)
+
+
+def test_torch_answers_with_the_logits_of_the_network(network, pixels):
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(pixels.astype(np.float32))[:, None])
+    for place, output in enumerate(infer(TorchEngine(network), pixels, segment=True, classify=True)):
+        assert output.tumor == pytest.approx(torch.sigmoid(logits.tumor[place]).item(), rel=1e-5)
+        assert np.allclose(output.mask, torch.sigmoid(logits.mask[place, 0]).numpy(), atol=1e-5)
+
+
+def test_torch_in_batches_picks_the_maps_of_the_chosen_slices(network, pixels):
+    alone = infer(TorchEngine(network), pixels, segment=True, classify=True)
+    engine = TorchEngine(network)
+    engine.batch = 3
+    limit = sorted(output.tumor for output in alone)[1]
+    together = infer(engine, pixels, segment=True, classify=True, mask_from=limit)
+    assert sum(output.mask is not None for output in together) == 2
+    for one, other in zip(alone, together, strict=True):
+        assert one.tumor == pytest.approx(other.tumor, abs=1e-6)
+        if other.mask is not None:
+            assert np.allclose(one.mask, other.mask, atol=1e-5)
+
+
+def test_torch_gives_the_same_bits_again_whatever_stands_beside_a_slice(network, pixels):
+    engine = TorchEngine(network)
+    (first,), *_ = (
+        infer(engine, pixels[:1], segment=True, classify=True),
+        infer(engine, pixels[1:], segment=True, classify=True),
+    )
+    again = infer(engine, pixels[::-1], segment=True, classify=True)[-1]
+    assert first.tumor == again.tumor
+    assert np.array_equal(first.mask, again.mask)
+
+
+def test_the_network_is_left_as_it_was(network, pixels):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    infer(TorchEngine(network), pixels[:1], segment=True, classify=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
