@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from plain_unet import plain_unet
 
 from slicewise.config import ModelConfig
+from slicewise.data.descriptors import DESCRIPTORS, Domain
 from slicewise.inference.export import export
 from slicewise.inference.predictor import Predictor
 from slicewise.model.checkpoint import save_checkpoint
@@ -106,6 +107,15 @@ def make_model(folder: Path) -> Path:
     with torch.no_grad():
         network(torch.randn(4, 1, 128, 128))
     facts = {"patients": {}, "metrics": {}, "history": [], "provenance": {}, "data_fingerprint": ""}
+    count = len(DESCRIPTORS)
+    facts["domain"] = Domain(
+        descriptors=tuple(DESCRIPTORS),
+        mean=(0.0,) * count,
+        inverse_covariance=tuple(map(tuple, np.eye(count).tolist())),
+        limit=1e9,
+        planes={"axial": 1},
+        sequences={"flair": 1},
+    )
     facts |= {"threshold": 0.0, "mask_threshold": 0.5, "parameters": network.count_parameters()}
     save_checkpoint(
         folder, network.eval(), name="joint", tasks=("segmentation", "classification"), architecture=config, **facts

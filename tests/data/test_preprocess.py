@@ -5,7 +5,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from slicewise.data.preprocess import SIDE_PX, Geometry, preprocess, preprocess_mask, restore, robust_range
+from slicewise.data import preprocess as preprocess_room
+from slicewise.data.preprocess import (
+    SIDE_PX,
+    Geometry,
+    preprocess,
+    preprocess_mask,
+    preprocess_single,
+    restore,
+    robust_range,
+)
 
 sides = st.integers(1, 700)
 
@@ -224,7 +233,7 @@ def test_the_input_is_not_touched():
 @given(
     image=hnp.arrays(
         np.float32,
-        hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40),
+        hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=90),
         elements=st.floats(-(2.0**90), 2.0**90, width=32) | st.integers(0, 255).map(float),
     )
 )
@@ -237,3 +246,28 @@ def test_the_robust_range_is_numpys_to_the_bit(image):
 def test_the_robust_range_of_a_whole_slice_is_numpys_to_the_bit(seed):
     image = head((256, 230), seed)[0] + np.random.default_rng(seed).normal(size=(256, 230)).astype(np.float32)
     assert np.array_equal(robust_range(image), [np.float32(value) for value in np.percentile(image, (0.5, 99.9))])
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    values=hnp.arrays(np.float32, (4, 8), elements=st.floats(-6, 6, width=32) | st.floats(-(2.0**-13), 2.0**-13, width=32))
+)
+def test_rounding_to_half_precision_is_that_of_a_conversion(values):
+    assert np.array_equal(preprocess_room._round_to_half(values), values.astype(np.float16).astype(np.float32))
+
+
+def test_every_tie_and_its_neighbors_are_rounded_as_a_conversion_does():
+    halves = np.arange(0, 0x4600, dtype=np.uint16).view(np.float16).astype(np.float32)  # 0 to 6
+    ties = (halves[1:] + halves[:-1]) / 2
+    values = np.concatenate([halves, ties, np.nextafter(ties, np.float32(9)), np.nextafter(ties, np.float32(0))])
+    for signed in (values, -values):
+        assert np.array_equal(preprocess_room._round_to_half(signed), signed.astype(np.float16).astype(np.float32))
+
+
+def test_single_precision_holds_the_same_values():
+    image, _ = head()
+    half, geometry = preprocess(image)
+    single, same = preprocess_single(image)
+    assert single.dtype == np.float32
+    assert np.array_equal(single, half.astype(np.float32))
+    assert geometry == same

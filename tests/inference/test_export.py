@@ -13,7 +13,7 @@ from slicewise.inference.cpu_engine import CpuEngine
 from slicewise.inference.export import compare_engines, export
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
 from slicewise.model.description import read_description
-from slicewise.model.engine import Encoded, infer
+from slicewise.model.engine import Decoded, Encoded, infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 
@@ -61,9 +61,10 @@ def test_another_runtime_reads_the_same_answer_from_the_files(exported, pixels):
     cpu = infer(CpuEngine(exported, read_description(exported)), pixels, segment=True, classify=True)
     for slice_, ours in zip(pixels, cpu, strict=True):
         logit, *maps = encoder.run(None, {"image": slice_[None, None].astype(np.float32)})
-        (mask,) = decoder.run(None, {value.name: one for value, one in zip(decoder.get_inputs(), maps, strict=True)})
+        mask, peak = decoder.run(None, {value.name: one for value, one in zip(decoder.get_inputs(), maps, strict=True)})
         assert ours.tumor == pytest.approx(1 / (1 + np.exp(-logit[0])), abs=1e-5)
-        assert np.allclose(ours.mask, 1 / (1 + np.exp(-mask[0, 0])), atol=1e-4)
+        assert np.allclose(ours.mask, mask[0, 0], atol=1e-4)
+        assert 1 / (1 + np.exp(-peak[0])) == pytest.approx(mask.max(), abs=1e-6)
 
 
 def test_the_mask_is_that_of_the_slice_encoded_last_and_stays_its_own(exported, pixels):
@@ -132,10 +133,10 @@ def test_parity_is_the_largest_difference_and_the_smallest_overlap():
             return Encoded(np.array([self.logits[self.place]]), None)
 
         def decode(self, maps, places):
-            return self.masks[self.place][None]
+            return Decoded(self.masks[self.place][None], np.array([0.0]))
 
-    one = Told([0.0, 0.0], [[[1, 1, -1, -1]], [[-1, -1, -1, -1]]])
-    other = Told([0.0, np.log(3)], [[[1, -1, -1, -1]], [[-1, -1, -1, -1]]])
+    one = Told([0.0, 0.0], [[[1, 1, 0, 0]], [[0, 0, 0, 0]]])
+    other = Told([0.0, np.log(3)], [[[1, 0, 0, 0]], [[0, 0, 0, 0]]])
     parity = compare_engines(one, other, np.zeros((2, 1, 4), np.float16), 0.5)
     assert parity.probability == pytest.approx(0.25)
     assert parity.dice == pytest.approx(2 / 3)

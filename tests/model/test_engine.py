@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from slicewise.model.engine import Encoded, infer
+from slicewise.model.engine import Decoded, Encoded, infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 
@@ -24,7 +24,8 @@ class Told:
 
     def decode(self, maps, places):
         self.decoded.append(places.tolist())
-        return maps[places]
+        logits = maps[places].astype(np.float64)
+        return Decoded((1 / (1 + np.exp(-logits))).astype(np.float32), logits.max(axis=(1, 2)))
 
 
 LOGITS = [-2.0, 3.0, 0.5, -1.0, 1.0]
@@ -71,6 +72,11 @@ def test_a_model_without_classification_head_answers_with_its_most_probable_pixe
 def test_what_is_nearly_certain_still_has_an_order():
     lower, higher = infer(Told([30.0, 31.0], MASKS[:2], 1), PIXELS[:2], segment=False, classify=True)
     assert 0.999 < lower.tumor < higher.tumor < 1
+
+
+def test_what_is_nearly_certain_still_has_an_order_by_its_pixels_too():
+    lower, higher = infer(Told(LOGITS[:2], [[[30.0]], [[31.0]]], 1), PIXELS[:2], segment=True, classify=False)
+    assert lower.tumor < higher.tumor
 
 
 def test_a_model_that_only_classifies_has_no_mask():

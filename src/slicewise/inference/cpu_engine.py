@@ -4,7 +4,7 @@
 
     phases/joint/cpu/
       encoder.onnx   slice -> logit, one map a level
-      decoder.onnx   maps -> one logit a pixel
+      decoder.onnx   maps -> one probability a pixel, and the largest logit
       export.json    which weights these are, and the SHA-256 of both files
 
 Two files, because the decoder runs on few slices: those whose answer is "tumor".
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from slicewise.errors import CheckpointError
 from slicewise.model.description import Description
-from slicewise.model.engine import Encoded
+from slicewise.model.engine import Decoded, Encoded
 
 __all__ = ["DECODER", "ENCODER", "EXPORT", "FOLDER", "CpuEngine"]
 
@@ -61,7 +61,7 @@ class CpuEngine:
         # Views of the engine's own memory: asking for them takes longer than what is done with them.
         self._image = self._encoder.get_input_tensor(0).data
         self._logit = self._encoder.get_output_tensor(0).data
-        self._mask = self._decoder.get_output_tensor(0).data
+        self._mask, self._peak = (self._decoder.get_output_tensor(place).data for place in range(2))
 
     @staticmethod
     def is_exported(folder: Path) -> bool:
@@ -74,10 +74,10 @@ class CpuEngine:
         self._run(self._encoder)
         return Encoded(self._logit.astype(np.float64), None)
 
-    def decode(self, maps: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The maps of the slice that was encoded last to ``(1, 256, 256)`` logits."""
+    def decode(self, maps: Any, places: NDArray[np.int64]) -> Decoded:
+        """The maps of the slice that was encoded last."""
         self._run(self._decoder)
-        return self._mask[:, 0].copy()
+        return Decoded(self._mask[:, 0].copy(), self._peak.astype(np.float64))
 
     @staticmethod
     def _run(request: Any) -> None:

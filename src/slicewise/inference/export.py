@@ -53,15 +53,15 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Maps, channels last, to one logit a pixel."""
+    """Maps, channels last, to one probability a pixel, and the largest logit."""
 
     def __init__(self, network: MultiTaskUNet) -> None:
         super().__init__()
         self.decoder = network.decoder
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        mask: Tensor = self.decoder([features.permute(0, 3, 1, 2) for features in maps])[0]
-        return mask
+    def forward(self, *maps: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.decoder([features.permute(0, 3, 1, 2) for features in maps])[0]
+        return torch.sigmoid(logits), logits.amax(dim=(1, 2, 3))
 
 
 def export(path: Path) -> tuple[Path, Parity]:
@@ -86,7 +86,7 @@ def export(path: Path) -> tuple[Path, Parity]:
     names = [f"map_{level}" for level in range(len(maps))]
     contents = {
         ENCODER: _to_onnx(_Encoder(engine.network), (image,), ["image"], ["logit", *names]),
-        DECODER: _to_onnx(_Decoder(engine.network), maps, names, ["mask"]),
+        DECODER: _to_onnx(_Decoder(engine.network), maps, names, ["mask", "peak"]),
     }
     target = folder / FOLDER
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}

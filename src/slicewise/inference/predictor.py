@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slicewise.data.preprocess import preprocess, restore
+from slicewise.data.preprocess import preprocess_single, restore
 from slicewise.errors import CheckpointError, FileError, InputError
 from slicewise.inference.cpu_engine import CpuEngine
 from slicewise.inference.decoding import Decoder
@@ -51,6 +52,8 @@ class Predictor:
         self._folder = folder
         self._network: MultiTaskUNet | None = None
         self._decoder: Decoder | None = None
+        # It looks while the network runs, which leaves a core idle between its layers.
+        self._gatekeeper = ThreadPoolExecutor(1, "gatekeeper")
 
     @classmethod
     def from_checkpoint(
@@ -127,13 +130,14 @@ class Predictor:
         started = time.perf_counter()
         if isinstance(scan, np.ndarray):
             scan = scan_of_array(scan, spacing_mm)
-        prepared = [preprocess(image) for image in scan.slices]
-        pixels = np.stack([grid for grid, _ in prepared], dtype=np.float32)
-        concerns = inspect(scan, list(pixels), self.description.domain)
-        abstained = any(concern.rule in abstain_on for concern in concerns)
+        prepared = [preprocess_single(image) for image in scan.slices]
+        pixels = np.stack([grid for grid, _ in prepared])
         preprocessed = time.perf_counter()
+        looked = self._gatekeeper.submit(inspect, scan, list(pixels), self.description.domain)
         outputs = self._views(pixels, segment) if tta else self.infer(pixels, segment=segment)
+        concerns = looked.result()
         inferred = time.perf_counter()
+        abstained = any(concern.rule in abstain_on for concern in concerns)
         probabilities = np.array([output.tumor for output in outputs])
         is_tumor = (probabilities >= self.description.threshold) & (not abstained)
         masks = np.zeros(scan.slices.shape, dtype=np.bool_)

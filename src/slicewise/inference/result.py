@@ -49,7 +49,7 @@ class Result:
     abstained: bool = False
     """A concern was among those on which the model was told to give no answer."""
     timings_s: Mapping[str, float] = field(default_factory=dict)
-    """Where the time went: ``preprocess``, ``network``, ``restore`` and their ``total``."""
+    """Where the time went: ``preprocess``, ``network`` (and beside it the gatekeeper), ``restore``, and the ``total``."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:

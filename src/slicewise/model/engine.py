@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Encoded", "Engine", "Pixels", "Probabilities", "infer"]
+__all__ = ["Decoded", "Encoded", "Engine", "Pixels", "Probabilities", "infer"]
 
 Pixels = NDArray[np.float16] | NDArray[np.float32]
 """Preprocessed slices: half precision holds their values exactly, single is what is computed with."""
@@ -27,6 +27,15 @@ class Encoded(NamedTuple):
     """The feature maps, as the engine keeps them; until the next call of `Engine.encode`."""
 
 
+class Decoded(NamedTuple):
+    """What the decoder makes of the maps."""
+
+    probabilities: NDArray[np.float32]
+    """``(k, 256, 256)``: tumor, per pixel, in [0, 1]."""
+    peaks: NDArray[np.float64]
+    """``(k,)``: the largest logit of each; near 1, single precision has no order of probabilities left."""
+
+
 class Engine(Protocol):
     """Runs the network's parts on preprocessed slices."""
 
@@ -39,8 +48,8 @@ class Engine(Protocol):
     def encode(self, pixels: NDArray[np.float32]) -> Encoded:
         """``(B, 256, 256)`` through encoder and classification head."""
 
-    def decode(self, maps: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The maps of the slices at ``places`` to ``(len(places), 256, 256)`` logits: tumor, per pixel."""
+    def decode(self, maps: Any, places: NDArray[np.int64]) -> Decoded:
+        """The maps of the slices at ``places``, in their order."""
 
 
 class Probabilities(NamedTuple):
@@ -82,13 +91,14 @@ def infer(
         chosen = np.arange(len(logits))
         if classify:
             chosen = chosen[[_sigmoid(logit / temperature) >= mask_from for logit in logits]]
-        decoded = engine.decode(encoded.maps, chosen) if segment and len(chosen) else ()
-        masks = dict(zip(chosen.tolist(), decoded, strict=False))
+        masks: dict[int, NDArray[np.float32]] = {}
+        if segment and len(chosen):
+            decoded = engine.decode(encoded.maps, chosen)
+            masks = dict(zip(chosen.tolist(), decoded.probabilities, strict=True))
         if not classify:
-            logits = np.array([masks[place].max() if masks else math.nan for place in range(len(logits))], dtype=np.float64)
+            logits = decoded.peaks if segment else np.full(len(logits), math.nan)
         for place, logit in enumerate(logits):
-            mask = _sigmoid_of_map(masks[place]) if place in masks else None
-            outputs.append(Probabilities(_sigmoid(logit / temperature), _sigmoid(logit), mask))
+            outputs.append(Probabilities(_sigmoid(logit / temperature), _sigmoid(logit), masks.get(place)))
     return outputs
 
 
@@ -98,9 +108,3 @@ def _sigmoid(logit: float) -> float:
         return logit
     odds = math.exp(-abs(logit))
     return 1 / (1 + odds) if logit >= 0 else odds / (1 + odds)
-
-
-def _sigmoid_of_map(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """In single precision."""
-    with np.errstate(over="ignore"):  # of what is nearly impossible: 1 / infinity is its probability
-        return np.reciprocal(1 + np.exp(-logits), dtype=np.float32)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slicewise.model.engine import Encoded
+from slicewise.model.engine import Decoded, Encoded
 from slicewise.model.network import MultiTaskUNet
 
 __all__ = ["TorchEngine"]
@@ -37,10 +37,10 @@ class TorchEngine:
         return Encoded(self.network.classifier(maps).double().cpu().numpy(), maps)
 
     @torch.inference_mode()
-    def decode(self, maps: list[Tensor], places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The maps of the slices at ``places`` to ``(len(places), 256, 256)`` logits."""
+    def decode(self, maps: list[Tensor], places: NDArray[np.int64]) -> Decoded:
+        """The maps of the slices at ``places``, in their order."""
         if len(places) < len(maps[0]):
             chosen = torch.from_numpy(places).to(self._device)
             maps = [features[chosen] for features in maps]
-        logits: Tensor = self.network.decoder(maps)[0]
-        return logits[:, 0].float().cpu().numpy()
+        logits = self.network.decoder(maps)[0][:, 0].float()
+        return Decoded(torch.sigmoid(logits).cpu().numpy(), logits.amax(dim=(1, 2)).double().cpu().numpy())
