@@ -1,5 +1,6 @@
 """What several rooms' tests share: where the real data lies, a network and a store that cost nothing."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,12 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 SIDE = 256
 
-torch.set_num_threads(2)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers on two cores: with two threads each, and two in each command they start, all would wait for one another.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+else:
+    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

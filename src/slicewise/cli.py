@@ -314,6 +314,9 @@ def predict(
         list[str] | None,
         typer.Option("--abstain-on", metavar="RULE", help="Give no answer where the gatekeeper has this concern."),
     ] = None,
+    allow_burned_in: Annotated[
+        bool, typer.Option("--allow-burned-in", help="Take DICOM images with text in their pixels, such as a name.")
+    ] = False,
     engine: Annotated[str, typer.Option("--engine", help="auto, cpu, torch, or ray for a cluster.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="Of torch, such as cuda.")] = "cpu",
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Of ray; default: one a core.")] = None,
@@ -333,6 +336,7 @@ def predict(
         smallest_mm3=smallest_mm3,
         abstain_on=choices("--abstain-on", abstain_on),
         timeout_s=timeout_s,
+        allow_burned_in=allow_burned_in,
     )
     from slicewise.console import Display
 

@@ -1,10 +1,12 @@
 import csv
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -113,13 +115,33 @@ def test_what_cannot_be_read_is_named_and_leaves_nothing(data, make_worker):
 
 
 def test_a_broken_member_of_a_zip_does_not_cost_the_others(data, make_worker):
-    import zipfile
-
     with zipfile.ZipFile(data / "both.zip", "a") as archive:
         archive.writestr("c.png", (data / "picture.png").read_bytes()[:90])
     record = predict_job(Job(data / "both.zip", Path("both")), make_worker())
     assert len(record.scans) == 2
     assert len(record.refusals) == 1
+
+
+def test_a_zipped_series_has_its_dicom_results(data, make_worker):
+    with zipfile.ZipFile(data / "series.zip", "w") as archive:
+        for file in (data / "series").iterdir():
+            archive.write(file, f"deep/{file.name}")
+    worker = make_worker()
+    zipped = predict_job(Job(data / "series.zip", Path("zipped")), worker)
+    plain = predict_job(Job(data / "series", Path("plain")), worker)
+    assert sorted(zipped.scans[0].outputs) == ["zipped_montage.png", "zipped_seg.dcm", "zipped_sr.dcm"]
+    assert zipped.scans[0].slice_probabilities == plain.scans[0].slice_probabilities
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_text_in_the_pixels_is_taken_only_where_allowed(data, make_worker, allow):
+    for file in (data / "series").iterdir():
+        header = pydicom.dcmread(file)
+        header.BurnedInAnnotation = "YES"
+        header.save_as(file)
+    worker = make_worker(allow_burned_in=allow)
+    records, refusals = predict_jobs([Job(data / "series", Path("s"))], worker)
+    assert (len(records), len(refusals)) == ((1, 0) if allow else (0, 1))
 
 
 def test_a_format_that_an_input_cannot_have_is_refused_for_it_alone(data, make_worker):

@@ -229,7 +229,7 @@ def test_the_input_is_not_touched():
     assert np.array_equal(image, before)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(
     image=hnp.arrays(
         np.float32,

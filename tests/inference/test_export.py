@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slicewise.config import ModelConfig
-from slicewise.data.preprocess import PREPROCESSING
+from slicewise.data.preprocess import PREPROCESSING, preprocess
 from slicewise.errors import CheckpointError
 from slicewise.inference import export as room
 from slicewise.inference.cpu_engine import CpuEngine
@@ -16,6 +16,7 @@ from slicewise.model.description import read_description
 from slicewise.model.engine import Decoded, Encoded, infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
+from slicewise.sources.images import read_channels
 
 ARCHITECTURE = ModelConfig(widths=(4, 4, 8, 8, 8))
 
@@ -65,6 +66,19 @@ def test_another_runtime_reads_the_same_answer_from_the_files(exported, pixels):
         assert ours.tumor == pytest.approx(1 / (1 + np.exp(-logit[0])), abs=1e-5)
         assert np.allclose(ours.mask, mask[0, 0], atol=1e-4)
         assert 1 / (1 + np.exp(-peak[0])) == pytest.approx(mask.max(), abs=1e-6)
+
+
+def test_on_real_slices_the_engines_agree(exported, shared_data):
+    """Of untrained weights, whose answers lie where a small difference shows most."""
+    files = sorted((shared_data / "lgg" / "kaggle_3m").glob("*/*_1?.tif"))[::40]
+    slices = np.stack([preprocess(read_channels(file)[..., 1])[0] for file in files])
+    network, description = load_checkpoint(exported)
+    engine = TorchEngine(network)
+    middle = float(np.median([output.mask for output in infer(engine, slices, segment=True, classify=True)]))
+    parity = compare_engines(engine, CpuEngine(exported, description), slices, middle)
+    assert len(slices) >= 15
+    assert parity.probability <= 1e-3
+    assert parity.dice >= 0.999
 
 
 def test_the_mask_is_that_of_the_slice_encoded_last_and_stays_its_own(exported, pixels):

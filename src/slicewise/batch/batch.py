@@ -51,6 +51,8 @@ class Options:
     """Rules of the gatekeeper on which no answer is given."""
     timeout_s: float = 10.0
     """How long the decoding of an input may take."""
+    allow_burned_in: bool = False
+    """Take DICOM images that say that text is burned into their pixels, which may be a patient's name."""
 
 
 @dataclass(slots=True)
@@ -93,7 +95,8 @@ def predict_job(job: Job, worker: Worker) -> InputRecord:
         return finished
     file.unlink(missing_ok=True)  # what it told of is about to be replaced
     scans, refusals = [], []
-    read = worker.decoder.read(job.path, timeout_s=worker.options.timeout_s)
+    options = worker.options
+    read = worker.decoder.read(job.path, options.timeout_s, allow_burned_in=options.allow_burned_in)
     several = sum(not isinstance(item, FileError) for item in read) > 1
     for item in read:
         if isinstance(item, FileError):

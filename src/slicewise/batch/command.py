@@ -19,6 +19,7 @@ from slicewise.inference.outputs import FORMATS
 from slicewise.inference.predictor import EngineName, Predictor
 from slicewise.inference.record import InputRecord, ScanRecord
 from slicewise.inference.result import Result
+from slicewise.model.description import read_description
 
 __all__ = ["BatchRun", "choices", "predict_inputs"]
 
@@ -85,6 +86,7 @@ def predict_inputs(
     jobs = find_inputs(inputs, output)
     begun, started = datetime.now(UTC), time.perf_counter()
     if engine == _RAY:
+        read_description(model)  # a model that is none is refused here, and not by every worker
         from slicewise.batch.ray_pool import predict_on_ray
 
         with display.bar("predicting", len(jobs)) as progress:
