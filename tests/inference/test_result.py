@@ -73,10 +73,10 @@ def test_a_record_tells_of_no_mask_where_none_was_looked_for():
 
 def test_saving_leaves_pictures_and_a_record_of_them(tmp_path):
     files = make(1, is_tumor=np.array([True])).save(tmp_path / "out")
-    assert sorted(file.name for file in files) == ["case_mask.png", "case_overlay.png", "case_result.json"]
-    record = json.loads((tmp_path / "out" / "case_result.json").read_text())
+    assert sorted(file.name for file in files) == ["case_mask.png", "case_overlay.png", "case_scan.json"]
+    record = json.loads((tmp_path / "out" / "case_scan.json").read_text())
     assert set(record["outputs"]) == {"case_mask.png", "case_overlay.png"}
-    assert [file.name for file in make().save(tmp_path)] == ["case_montage.png", "case_result.json"]
+    assert [file.name for file in make().save(tmp_path)] == ["case_montage.png", "case_scan.json"]
 
 
 def test_a_format_that_cannot_be_is_refused_before_anything_is_written(tmp_path):

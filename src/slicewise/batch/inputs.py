@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slicewise.errors import InputError
+from slicewise.files import sha256_of
 from slicewise.sources.dicom import is_dicom
 from slicewise.sources.images import PICTURE_ENDINGS, is_picture_name
 from slicewise.sources.nifti import NIFTI_ENDINGS, name_of
@@ -97,16 +98,11 @@ def files_of(job: Job) -> list[Path]:
 def digest_of(job: Job) -> str:
     """SHA-256 of an input's bytes; of a folder, of its files' names and digests."""
     if job.path.is_file():
-        return _sha256(job.path)
+        return sha256_of(job.path)
     digest = hashlib.sha256()
     for file in files_of(job):
-        digest.update(os.fsencode(file.name) + b"\0" + _sha256(file).encode())
+        digest.update(os.fsencode(file.name) + b"\0" + sha256_of(file).encode())
     return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _expanded(inputs: Sequence[Path]) -> Iterator[Path]:

@@ -87,7 +87,7 @@ def preprocess(image: NDArray[np.float32]) -> tuple[NDArray[np.float16], Geometr
 
 
 def preprocess_single(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], Geometry]:
-    """The same values, those of half precision, in single: what is computed with. The way there and back takes longer."""
+    """The same values, those of half precision, in single: what is computed with."""
     height, width = image.shape
     geometry = Geometry.of((height, width))
     content = _normalize(_resize(np.asarray(image, dtype=np.float32), geometry.content, Image.Resampling.BILINEAR))
@@ -156,9 +156,10 @@ def _normalize(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def robust_range(image: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
-    """Percentiles 0.5 and 99.9 of ``(H, W)``, to the bit those of `numpy.percentile`, in an eighth of its time.
+    """Percentiles 0.5 and 99.9 of ``(H, W)``, to the bit those of `numpy.percentile`.
 
-    Only the two ends of the picture's values are sorted; where they end is guessed from every 16th pixel, on the safe side.
+    Only the two ends of the picture's values are sorted, which is faster; where they end is guessed from every 16th pixel, on
+    the safe side.
     """
     values = image.ravel()
     low_place, high_place = (percentile / 100 * (values.size - 1) for percentile in _RANGE_PERCENTILES)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from slicewise.files import write_atomically
+from slicewise.files import sha256_of, write_atomically
 from slicewise.inference.result import Decision, Result
 
 __all__ = ["ConcernRecord", "InputRecord", "ScanRecord", "digests_of", "write_record"]
@@ -121,15 +120,11 @@ class InputRecord(_Record):
 
 def digests_of(files: Sequence[Path], folder: Path) -> dict[str, str]:
     """SHA-256 of files, by their paths below a folder."""
-    digests = {}
-    for file in files:
-        with file.open("rb") as stream:
-            digests[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digests
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
 
 def write_record(result: Result, target: Path, written: Sequence[Path]) -> Path:
-    """Write ``…_result.json`` of a single result beside its files.
+    """Write ``…_scan.json`` of a single result beside its files.
 
     Args:
         result: Of one scan.
@@ -137,6 +132,6 @@ def write_record(result: Result, target: Path, written: Sequence[Path]) -> Path:
         written: Its other files.
     """
     record = ScanRecord.of(result, digests_of(written, target.parent))
-    file = target.with_name(f"{target.name}_result.json")
+    file = target.with_name(f"{target.name}_scan.json")
     write_atomically(file, record.model_dump_json(indent=2))
     return file

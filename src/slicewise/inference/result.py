@@ -115,7 +115,7 @@ class Result:
         return f"<{self.scan.name}: {self.decision} ({', '.join(extent)}; model {self.model_id})>"
 
     def save(self, folder: Path | str, formats: Sequence[Format] = ()) -> list[Path]:
-        """Write mask and picture, in the usual formats of the input's kind or those named, and ``NAME_result.json``.
+        """Write mask and picture, in the usual formats of the input's kind or those named, and ``NAME_scan.json``.
 
         Args:
             folder: Made where missing.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,8 @@ from typing import NamedTuple
 import nibabel as nib
 from nibabel.imageglobals import LoggingOutputSuppressor
 from PIL import Image
+
+from slicewise.files import sha256_of
 
 __all__ = ["Header", "read_header"]
 
@@ -40,8 +41,7 @@ def read_header(file: Path) -> Header:
     Raises:
         OSError: The file has gone, or is neither a picture nor a volume.
     """
-    with file.open("rb") as stream:
-        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    checksum = sha256_of(file)
     size = file.stat().st_size
     is_volume = file.name.lower().endswith((".nii", ".nii.gz"))
     return Header(size, checksum, *(_of_volume(file) if is_volume else _of_picture(file)))
