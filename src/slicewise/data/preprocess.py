@@ -158,8 +158,8 @@ def _normalize(image: NDArray[np.float32]) -> NDArray[np.float32]:
 def robust_range(image: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
     """Percentiles 0.5 and 99.9 of ``(H, W)``, to the bit those of `numpy.percentile`.
 
-    Only the two ends of the picture's values are sorted, which is faster; where they end is guessed from every 16th pixel, on
-    the safe side.
+    Only the two ends of the picture's values are sorted, which is faster; where they end is guessed from every 16th
+    pixel, on the safe side.
     """
     values = image.ravel()
     low_place, high_place = (percentile / 100 * (values.size - 1) for percentile in _RANGE_PERCENTILES)
