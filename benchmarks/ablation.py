@@ -37,7 +37,7 @@ JOINT_ALONE = {
     "λ 0.1": ["phases.joint.classification_weight=0.1"],
     "λ 1": ["phases.joint.classification_weight=1"],
     "uncertainty weighting": ["training.balancing=uncertainty"],
-    "PCGrad": ["training.balancing=pcgrad"],
+    "PCGrad": ["training.balancing=pcgrad", "training.compile=false"],
     "distillation": ["phases.joint.distillation_weight=1"],
 }
 FROM_CLASSIFICATION = {

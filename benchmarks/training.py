@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 from slicewise.config import Config, SourceConfig
-from slicewise.data.dataset import Batch, batches, draw_epoch, find_targets
+from slicewise.data.dataset import Batch, Epoch, draw_epoch, find_targets
 from slicewise.data.store import COLUMNS, SliceStore, StoreWriter
 from slicewise.model.network import PARTS, MultiTaskUNet
 from slicewise.training.losses import Objective
@@ -89,7 +89,7 @@ def measure_rate(store: SliceStore, steps: int) -> dict[str, Figure]:
     config_of_epoch = config.training.model_copy(update={"epoch_slices": size * (steps + UNCOUNTED)})
     order = draw_epoch(np.arange(SLICES), targets, config_of_epoch, (0,))
     learner = Learner(fabric, network, optimizer, objective, phase, config.training)
-    parts = iter(learner.prefetch(batches(store, targets, order, config.training, config.augmentation, (0,))))
+    parts = iter(learner.prefetch(Epoch(store, targets, order, config.training, config.augmentation, (0,))))
     waits_s, steps_s = [], []
     for _ in range(steps + UNCOUNTED):
         started = time.perf_counter()

@@ -247,6 +247,7 @@ def test_values_are_frozen():
         ("training: {batch_size: 6, devices: 4}", "multiple of devices × nodes"),
         ("training: {balancing: pcgrad, batch_size: 4, devices: 2}", "pcgrad needs devices=1"),
         ("training: {balancing: pcgrad, precision: bf16-mixed}", "pcgrad needs devices=1"),
+        ("training: {balancing: pcgrad, compile: true}", "compile=false"),
         ("model: {deep_supervision: 4}", "at most 3"),
         ("phases: {segmentation: {encoder_learning_rate: 0}}", "single_task needs"),
         ("phases: {joint: {segmentation_weight: 0}}", "single_task needs"),

@@ -121,6 +121,8 @@ class AugmentationConfig(_Section):
 
     flip_probability: Fraction = 0.5
     """Left-right mirror images."""
+    turn_probability: Fraction = 0.0
+    """Share of the slices that are turned by one, two or three quarters, as pictures of unknown origin come."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
     """Rotation, uniform in ±."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
@@ -129,6 +131,10 @@ class AugmentationConfig(_Section):
     """Translation as a share of the image side, uniform in ±."""
     elastic: Annotated[float, Field(ge=0, le=0.03)] = 0.015
     """Displacement of a coarse grid's points as a share of the image side, uniform in ±; beyond 0.03 tissue could fold."""
+    strip_probability: Fraction = 0.0
+    """Share of the slices whose scalp and skull are taken off, roughly, and which are normalized anew without them."""
+    remap_probability: Fraction = 0.0
+    """Share of the slices that get another contrast: a random curve over their intensities, which need not rise."""
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Exponent of the intensity curve, log-uniform in 1/(1 + gamma) to 1 + gamma."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -220,10 +226,10 @@ class TrainingConfig(_Section):
     batch_size: Positive = 8
     """Slices in a batch, of all devices together."""
     masked_fraction: Fraction | None = 0.75
-    """Share of the draws that comes from sources with masks of tumors; the rest knows only yes or no. Without both kinds of
-    source it does not apply. None: in proportion to their slices."""
+    """Share of the draws that comes from sequences of a source with masks of tumors; the rest knows only yes or no. Without
+    both kinds it does not apply. None: in proportion to their slices."""
     source_balance: Fraction = 0.0
-    """How far sources of one kind are drawn alike: 0 in proportion to their slices, 1 equally often."""
+    """How far sources and sequences of one kind are drawn alike: 0 in proportion to their slices, 1 equally often."""
     tumor_fraction: Fraction = 0.5
     """Share of tumor slices among those drawn, so that the rarer class is seen as often."""
     epoch_slices: Positive | None = None
@@ -236,7 +242,8 @@ class TrainingConfig(_Section):
     """BatchNorm's running statistics of frozen parts are frozen too."""
     balancing: Literal["weighted", "uncertainty", "pcgrad"] = "weighted"
     """How the two tasks share the encoder: by the phase's weights alone, by learned uncertainties (Kendall et al. 2018), or
-    with conflicting gradients projected (PCGrad, Yu et al. 2020; needs ``slicewise[pcgrad]`` and one device)."""
+    with conflicting gradients projected (PCGrad, Yu et al. 2020; needs ``slicewise[pcgrad]``, one device and no
+    compilation)."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """AdamW's decoupled weight decay."""
     warmup_fraction: Fraction = 0.05
@@ -251,6 +258,8 @@ class TrainingConfig(_Section):
     """Longest time between two states on disk; one is also saved after every epoch."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Lightning Fabric's precision; on the CPUs measured so far bf16-mixed did not help training."""
+    loaders: Annotated[int, Field(ge=0)] | None = None
+    """Processes that read and augment beside a GPU; None: one for each core but one. A CPU needs none, and has none."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Lightning Fabric's accelerator."""
     devices: Positive = 1
@@ -267,8 +276,8 @@ class TrainingConfig(_Section):
         processes = self.devices * self.nodes
         if self.batch_size % processes:
             raise ValueError(f"batch_size must be a multiple of devices × nodes ({processes}), got {self.batch_size}")
-        if self.balancing == "pcgrad" and (processes > 1 or self.precision != "32-true"):
-            raise ValueError("balancing by pcgrad needs devices=1, nodes=1 and precision=32-true")
+        if self.balancing == "pcgrad" and (processes > 1 or self.precision != "32-true" or self.compile):
+            raise ValueError("balancing by pcgrad needs devices=1, nodes=1, precision=32-true and compile=false")
         return self
 
 

@@ -9,7 +9,7 @@ from slicewise.config import AugmentationConfig
 from slicewise.data.augment import augment
 
 NOTHING = AugmentationConfig(**dict.fromkeys(AugmentationConfig.model_fields, 0))
-MOVEMENTS = ("flip_probability", "rotation_degrees", "scale", "shift", "elastic")
+MOVEMENTS = ("flip_probability", "turn_probability", "rotation_degrees", "scale", "shift", "elastic")
 MOVING = NOTHING.model_copy(update={name: getattr(AugmentationConfig(), name) for name in MOVEMENTS})
 IN_K_SPACE = {
     "blur": "blur_px",
@@ -21,6 +21,7 @@ IN_K_SPACE = {
 ALWAYS = {f"{name}_probability": 1.0 for name in IN_K_SPACE}
 TRANSFORMS = [
     *({name: 0} for name in (*MOVEMENTS, "gamma", "contrast", "bias_field", "noise")),
+    *({name: 0} for name in ("strip_probability", "remap_probability")),
     *({f"{name}_probability": 0.0} for name in IN_K_SPACE),
     *({strength: 0.0} for strength in IN_K_SPACE.values()),
 ]
@@ -150,7 +151,8 @@ def test_turning_one_transform_off_changes_no_draw_of_the_others(batch, off, mon
             return self.record("integers", *arguments, **options)
 
     monkeypatch.setattr("slicewise.data.augment.Generator", Recorder)
-    config = AugmentationConfig().model_copy(update=ALWAYS)
+    seldom = dict.fromkeys(("turn_probability", "strip_probability", "remap_probability"), 1.0)
+    config = AugmentationConfig().model_copy(update=ALWAYS | seldom)
     images, masks = augment(*batch, config, KEYS)
     expected = drawn.copy()
     drawn.clear()
@@ -158,7 +160,7 @@ def test_turning_one_transform_off_changes_no_draw_of_the_others(batch, off, mon
     assert drawn == expected
     assert len(expected) > 50
     assert not torch.equal(images, without)
-    if not set(off) & set(MOVEMENTS):
+    if not set(off) & {*MOVEMENTS, "strip_probability"}:
         assert torch.equal(masks, masks_without)
 
 
@@ -286,7 +288,7 @@ def test_what_comes_in_from_outside_is_air(batch):
 
 @pytest.mark.parametrize(
     "config",
-    [only(gamma=0.25), only(contrast=0.2), only(bias_field=0.2), only(noise=0.1)],
+    [only(gamma=0.25), only(contrast=0.2), only(bias_field=0.15), only(noise=0.1)],
     ids=["gamma", "gain", "bias", "noise"],
 )
 def test_intensity_changes_leave_the_mask_and_most_of_the_picture(batch, config):
@@ -493,10 +495,66 @@ def test_every_sample_is_finite(seed, value, lone):
         images[0, 0, 32, 32] = -value or 1.0
     movements = {"rotation_degrees": 180, "scale": 0.9, "shift": 1, "elastic": 0.03}
     artifacts = ALWAYS | {"blur_px": 20, "low_resolution": 0.99, "ghost": 0.99, "motion_px": 50, "spike": 0.99}
+    artifacts |= {"strip_probability": 0.5, "remap_probability": 0.5}
     config = AugmentationConfig(**movements, gamma=0.99, contrast=0.99, bias_field=0.99, noise=2, **artifacts)
     augmented, masks = augment(images, torch.ones_like(images), config, [(seed,)])
     assert torch.isfinite(augmented).all()
     assert torch.isfinite(masks).all()
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A disc of brain, 1, within dark bone, 0.4, within bright scalp, 3, in air; and a tumor of 2 in the brain."""
+    distance = np.hypot(*(np.indices((SIDE, SIDE)) - SIDE / 2))
+    image = np.select([distance < 43, distance < 47, distance < 50], [1.0, 0.4, 3.0], 0.0).astype(np.float32)
+    rows, columns = np.indices((SIDE, SIDE))
+    tumor = np.hypot(rows - 60, columns - 80) < 8
+    image[tumor] = 2
+    return torch.from_numpy(image)[None, None], torch.from_numpy(tumor).float()[None, None]
+
+
+def test_quarter_turns_are_exact(batch):
+    images, masks = draw(batch, only(turn_probability=1.0), 30)
+    turns = [torch.rot90(batch[0][0, 0], quarters) for quarters in (1, 2, 3)]
+    found = [[torch.allclose(image[0], turn, atol=1e-3) for turn in turns] for image in images]
+    assert all(sum(each) == 1 for each in found)
+    assert np.any(found, axis=0).all()  # each of the three occurs
+    assert {int(mask.sum()) for mask in masks} == {int(batch[1][0].sum())}
+
+
+def test_without_scalp_the_head_ends_in_the_brain_and_is_normalized_anew(head):
+    images, masks = draw(head, only(strip_probability=1.0), 30)
+    for image, mask in zip(images, masks, strict=True):
+        air = image.min()
+        left = image[0] > air + 1e-3
+        assert not (left & (head[0][0, 0] > 2.5)).any()
+        assert left[SIDE // 2, SIDE // 2]
+        assert mask.sum() >= 0.9 * head[1].sum()
+        # Foreground of mean 0 and standard deviation 1, as the preprocessing leaves it.
+        assert abs(image[0][left].mean()) < 0.1
+        assert abs(image[0][left].std() - 1) < 0.1
+    assert len({int((image > image.min() + 1e-3).sum()) for image in images}) > 10  # not always the same layer
+
+
+def test_scalp_stays_where_the_tumor_would_go_with_it(head):
+    distance = np.hypot(*(np.indices((SIDE, SIDE)) - SIDE / 2))
+    rim = torch.from_numpy((distance > 46) & (distance < 50)).float()[None, None]
+    images, masks = draw((head[0], rim), only(strip_probability=1.0), 10)
+    assert torch.allclose(images, head[0].expand_as(images), atol=1e-4)
+    assert torch.equal(masks, rim.bool().expand_as(masks))
+
+
+def test_a_new_contrast_keeps_air_shapes_and_masks(head):
+    images, masks = draw(head, only(remap_probability=1.0), 40)
+    places = [(64, 64), (60, 80), (64, 64 + 48), (0, 0)]  # brain, tumor, scalp, air
+    brain, tumor, scalp, air = (images[:, 0, row, column] for row, column in places)
+    assert torch.equal(masks, head[1].bool().expand_as(masks))
+    # What was of one intensity is so still, air is the darkest, and the order of the tissues is not kept.
+    assert all(float(image[0][head[1][0, 0] > 0].std()) < 1e-3 for image in images)
+    assert torch.equal(air, images.amin(dim=(1, 2, 3)))
+    assert (tumor > brain).any()
+    assert (tumor < brain).any()
+    assert (scalp < brain).any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

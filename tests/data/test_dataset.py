@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from slicewise.config import AugmentationConfig, SourceConfig, TrainingConfig
 from slicewise.data.augment import augment
-from slicewise.data.dataset import Share, Targets, batches, count_steps, draw_epoch, find_targets, load_batch
+from slicewise.data.dataset import Epoch, Share, Targets, count_steps, draw_epoch, find_targets, load_batch
 from slicewise.data.store import COLUMNS, StoreWriter
 from slicewise.errors import InputError, TrainingError
 
 
 def make_table(rows):
     """A table of slices given as (source, label, mask state)."""
-    table = pd.DataFrame(rows, columns=["source", "label", "mask_state"])
+    table = pd.DataFrame(rows, columns=["source", "label", "mask_state"]).assign(sequence="flair")
     return table.astype({name: COLUMNS[name] for name in table})
 
 
@@ -71,8 +71,8 @@ def test_a_sources_settings_are_its_own():
     assert targets.label_known.tolist() == [True, False, True, True]
     # An empty mask is no mask of a tumor: the yes/no pictures do not count as masked.
     # Nor do masks that must not teach.
-    assert targets.masked_source.tolist() == [False, True, False, False]
-    assert targets.source.tolist() == ["a", "b", "c", "c"]
+    assert targets.outlined.tolist() == [False, True, False, False]
+    assert targets.group.tolist() == ["a/flair", "b/flair", "c/flair", "c/flair"]
 
 
 @settings(deadline=None, max_examples=80)
@@ -111,13 +111,13 @@ def test_fractions_hold_in_the_epoch_and_nearly_in_every_batch(number):
     targets, rows = cohort(am_tumor=40, am_free=200, bm_tumor=120, c_tumor=90, c_free=50)
     config = TrainingConfig(masked_fraction=0.75, tumor_fraction=0.4, epoch_slices=800, batch_size=16)
     order = draw_epoch(rows, targets, config, (number,))
-    of_source = Counter(targets.source[order].tolist())
-    tumor = Counter(targets.source[order[targets.label[order]]].tolist())
+    of_source = Counter(targets.group[order].tolist())
+    tumor = Counter(targets.group[order[targets.label[order]]].tolist())
     # 600 masked ones in proportion 240 to 120, 200 others; b has nothing but tumors.
-    assert of_source == {"am": 400, "bm": 200, "c": 200}
-    assert tumor == {"am": 160, "bm": 200, "c": 80}
+    assert of_source == {"am/flair": 400, "bm/flair": 200, "c/flair": 200}
+    assert tumor == {"am/flair": 160, "bm/flair": 200, "c/flair": 80}
     for batch in order.reshape(-1, 16):
-        assert abs(targets.masked_source[batch].sum() - 12) <= 3
+        assert abs(targets.outlined[batch].sum() - 12) <= 3
         assert abs(targets.label[batch].sum() - 16 * 440 / 800) <= 4
 
 
@@ -135,11 +135,22 @@ def test_sources_of_one_kind_can_be_drawn_alike_and_kinds_as_they_come():
     for balance, fraction in ((0.0, 0.75), (0.5, 0.75), (1.0, 0.75), (0.0, None)):
         config = TrainingConfig(source_balance=balance, masked_fraction=fraction, epoch_slices=400)
         order = draw_epoch(rows, targets, config, (0,))
-        drawn[balance, fraction] = Counter(targets.source[order].tolist())
-    assert drawn[0.0, 0.75] == {"am": 240, "bm": 60, "c": 100}
-    assert drawn[0.5, 0.75] == {"am": 200, "bm": 100, "c": 100}  # as the roots of 240 and 60
-    assert drawn[1.0, 0.75] == {"am": 150, "bm": 150, "c": 100}
-    assert drawn[0.0, None] == {"am": 240, "bm": 60, "c": 100}
+        drawn[balance, fraction] = Counter(targets.group[order].tolist())
+    assert drawn[0.0, 0.75] == {"am/flair": 240, "bm/flair": 60, "c/flair": 100}
+    assert drawn[0.5, 0.75] == {"am/flair": 200, "bm/flair": 100, "c/flair": 100}  # as the roots of 240 and 60
+    assert drawn[1.0, 0.75] == {"am/flair": 150, "bm/flair": 150, "c/flair": 100}
+    assert drawn[0.0, None] == {"am/flair": 240, "bm/flair": 60, "c/flair": 100}
+
+
+def test_a_sequence_whose_tumors_are_not_outlined_is_drawn_with_those_that_know_yes_or_no():
+    rows = [("a", True, "present"), ("a", False, "empty"), ("a", True, "unknown"), ("a", False, "empty")]
+    table = make_table(rows * 10).assign(sequence=["flair", "flair", "t1", "t1"] * 10)
+    targets = find_targets(table, {"a": SourceConfig(layout="lgg")})
+    assert targets.outlined.tolist() == [True, True, False, False] * 10
+    config = TrainingConfig(masked_fraction=0.8, tumor_fraction=0.5, epoch_slices=100)
+    order = draw_epoch(np.arange(40), targets, config, (0,))
+    drawn = Counter(zip(targets.group[order].tolist(), targets.label[order].tolist(), strict=True))
+    assert drawn == {("a/flair", True): 40, ("a/flair", False): 40, ("a/t1", True): 10, ("a/t1", False): 10}
 
 
 @settings(deadline=None, max_examples=25)
@@ -148,7 +159,7 @@ def test_every_row_of_a_stratum_is_used_before_one_repeats(number, total):
     targets, rows = cohort(am_tumor=7, am_free=60, c_tumor=11, c_free=5)
     order = draw_epoch(rows, targets, TrainingConfig(epoch_slices=total), (number,))
     for source, label in product(("am", "c"), (True, False)):
-        of_stratum = (targets.source == source) & (targets.label == label)
+        of_stratum = (targets.group == f"{source}/flair") & (targets.label == label)
         drawn, size = order[of_stratum[order]], of_stratum.sum()
         for start in range(0, len(drawn), size):
             block = drawn[start : start + size]
@@ -201,7 +212,7 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_in(store, targets):
     order = np.array([8, 3, 0, 1, 5, 3, 7, 2])
     runs = {}
     for size in (1, 2, 4, 8):
-        parts = list(batches(store, targets, order, TrainingConfig(batch_size=size), AugmentationConfig(), (5, 2, 0)))
+        parts = list(Epoch(store, targets, order, TrainingConfig(batch_size=size), AugmentationConfig(), (5, 2, 0)))
         runs[size] = [torch.cat([getattr(part, name) for part in parts]) for name in ("images", "masks", "labels")]
     for size in (1, 2, 4):
         for name, found, expected in zip(("images", "masks", "labels"), runs[size], runs[8], strict=True):
@@ -212,20 +223,20 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_in(store, targets):
 
 def test_processes_share_each_batch_and_an_interrupted_epoch_goes_on(store, targets):
     order, config = np.array([8, 3, 0, 1, 5, 3, 7, 2, 4]), TrainingConfig(batch_size=4)
-    whole = list(batches(store, targets, order, config, AugmentationConfig(), (5, 2, 0)))
+    whole = list(Epoch(store, targets, order, config, AugmentationConfig(), (5, 2, 0)))
     assert [len(batch.images) for batch in whole] == [4, 4]
     for rank in (0, 1):
-        parts = list(batches(store, targets, order, config, AugmentationConfig(), (5, 2, 0), share=Share(rank, 2)))
+        parts = list(Epoch(store, targets, order, config, AugmentationConfig(), (5, 2, 0), share=Share(rank, 2)))
         for part, batch in zip(parts, whole, strict=True):
             assert torch.equal(part.images, batch.images[rank::2])
             assert torch.equal(part.labels, batch.labels[rank::2])
-    (second,) = batches(store, targets, order, config, AugmentationConfig(), (5, 2, 0), first=1)
+    second = Epoch(store, targets, order, config, AugmentationConfig(), (5, 2, 0))[1]
     assert torch.equal(second.images, whole[1].images)
 
 
 def test_the_key_of_a_sample_is_the_epochs_and_its_place(store, targets):
     order = np.array([0, 3, 6, 1])
-    parts = list(batches(store, targets, order, TrainingConfig(batch_size=2), AugmentationConfig(), (5, 2, 7)))
+    parts = list(Epoch(store, targets, order, TrainingConfig(batch_size=2), AugmentationConfig(), (5, 2, 7)))
     plain = load_batch(store, targets, order[2:])
     images, masks = augment(plain.images, plain.masks, AugmentationConfig(), [(5, 2, 7, 2), (5, 2, 7, 3)])
     assert torch.equal(parts[1].images, images)
@@ -234,7 +245,7 @@ def test_the_key_of_a_sample_is_the_epochs_and_its_place(store, targets):
 
 @pytest.mark.parametrize(("count", "sizes"), [(6, [3, 3]), (7, [3, 3]), (8, [3, 3]), (3, [3]), (2, [2])])
 def test_a_last_batch_that_is_not_whole_is_left_out(store, targets, count, sizes):
-    parts = batches(store, targets, np.arange(count), TrainingConfig(batch_size=3), AugmentationConfig(), (0,))
+    parts = Epoch(store, targets, np.arange(count), TrainingConfig(batch_size=3), AugmentationConfig(), (0,))
     assert [len(part.images) for part in parts] == sizes
     assert count_steps(count, TrainingConfig(batch_size=3)) == len(sizes)
 
@@ -242,4 +253,4 @@ def test_a_last_batch_that_is_not_whole_is_left_out(store, targets, count, sizes
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_epoch_of_fewer_than_two_slices_is_refused(store, targets, count):
     with pytest.raises(TrainingError, match=f"got {count}"):
-        next(batches(store, targets, np.arange(count), TrainingConfig(), AugmentationConfig(), (0,)))
+        Epoch(store, targets, np.arange(count), TrainingConfig(), AugmentationConfig(), (0,))

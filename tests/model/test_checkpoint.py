@@ -5,7 +5,7 @@ import torch
 
 from slicewise.data.preprocess import PREPROCESSING
 from slicewise.errors import CheckpointError
-from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
+from slicewise.model.checkpoint import load_checkpoint, round_to_half, save_checkpoint
 from slicewise.model.network import MultiTaskUNet
 
 
@@ -40,6 +40,33 @@ def test_a_checkpoint_alone_rebuilds_the_model(tmp_path, tiny):
     assert description == saved
     assert description.threshold == 0.3
     assert not rebuilt.training
+
+
+def test_rounded_weights_take_half_the_space_and_come_back_to_the_bit(tmp_path, tiny):
+    network, _ = save(tmp_path / "whole", tiny)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert round_to_half(network) is network
+    changes = [(before[name] - tensor).abs().max() for name, tensor in network.named_parameters() if tensor.dim() > 1]
+    assert 0 < max(changes) < 1e-3
+    facts = load_checkpoint(tmp_path / "whole")[1].model_dump(exclude={"preprocessing", "weights_sha256"})
+    save_checkpoint(tmp_path / "half", network, **facts)
+    whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < 0.7 * whole
+    rebuilt = load_checkpoint(tmp_path / "half")[0].state_dict()
+    for name, tensor in network.state_dict().items():
+        assert rebuilt[name].dtype == tensor.dtype
+        assert torch.equal(rebuilt[name], tensor), name
+
+
+def test_statistics_too_small_for_half_precision_stay(tmp_path, tiny):
+    network, _ = save(tmp_path / "first", tiny)
+    norm = next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.running_var.fill_(1e-9)
+    facts = load_checkpoint(tmp_path / "first")[1].model_dump(exclude={"preprocessing", "weights_sha256"})
+    save_checkpoint(tmp_path / "second", round_to_half(network), **facts)
+    rebuilt = load_checkpoint(tmp_path / "second")[0]
+    kept = next(module for module in rebuilt.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    assert torch.equal(kept.running_var, norm.running_var)
 
 
 def test_the_folder_of_a_run_means_its_joint_model(tmp_path, tiny):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from slicewise.config import Config
-from slicewise.data.dataset import batches, draw_epoch, find_targets
+from slicewise.data.dataset import Epoch, draw_epoch, find_targets
 from slicewise.data.store import SliceStore, checksum_of
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training.loop import train_phase
@@ -43,7 +43,7 @@ def samples(fabric, config, data):
     """Checksums of the augmented slices of the first epoch, in the order of the global batches."""
     key = (config.seed, 3, 1, 0)
     order = draw_epoch(data.train_rows, data.targets, config.training, key)
-    parts = batches(data.store, data.targets, order, config.training, config.augmentation, key, share=share_of(fabric))
+    parts = Epoch(data.store, data.targets, order, config.training, config.augmentation, key, share=share_of(fabric))
     return [
         checksum
         for batch in parts
@@ -62,7 +62,7 @@ def gradient_norm(fabric, network, phase, config, data):
     learner = Learner(fabric, network, optimizer, Objective(phase.config, settings), phase, settings)
     key = (config.seed, 3, 1, 0)
     order = draw_epoch(data.train_rows, data.targets, settings, key)
-    learner.learn(next(batches(data.store, data.targets, order, settings, config.augmentation, key, share=share_of(fabric))))
+    learner.learn(Epoch(data.store, data.targets, order, settings, config.augmentation, key, share=share_of(fabric))[0])
     return float(torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]).norm())
 
 

@@ -1,6 +1,7 @@
 """Random changes to a training batch, true to MR, in the order of a scan.
 
-The head is moved and bent (`_move`), has the sequence's contrast and the coil's profile (`_shade`), is sampled in k-space
+The head is moved and bent (`_move`), may lose scalp and skull as by a tool (`_strip`) and get the contrast of a sequence
+that does not exist (`_remap`), has the sequence's intensity curve and the coil's profile (`_shade`), is sampled in k-space
 (`_encode`), and becomes a magnitude image with noise (`_detect`).
 
 Every number is drawn from (seed, phase, epoch, position), so neither the batch size, nor the number of workers, nor an
@@ -22,12 +23,14 @@ import numpy as np
 import torch
 from numpy.random import SFC64, Generator
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.interpolate import CubicSpline
 from scipy.special import ndtri
 from torch import Tensor
 from torch.nn import functional as F
 
 from slicewise.config import AugmentationConfig
+from slicewise.data.preprocess import normalize
 
 __all__ = ["augment"]
 
@@ -35,6 +38,13 @@ Floats = NDArray[np.floating[Any]]
 
 _ELASTIC_GRID = np.stack(np.meshgrid(np.linspace(-1, 1, 6), np.linspace(-1, 1, 6)), axis=-1)
 _PROFILE_POINTS = 4
+_CURVE_POINTS = 4
+_DIM = 0.1
+"""Signal below which there is air, in units of the brightest."""
+_LAYER = (0.05, 0.15)
+"""Scalp and skull, as a share of the square root of the head's area."""
+_LEAST_KEPT = 0.9
+"""Share of the tumor that must be left where scalp and skull are taken off, or else they stay."""
 _HAIR = 1e-16
 _GHOST_PERIODS = (2, 6)
 _STILL_FREQUENCY = 0.25
@@ -67,7 +77,11 @@ def augment(
     detected = torch.empty_like(images)
     scales = zip(air.flatten().tolist(), span.flatten().tolist(), strict=True)
     for place, (generator, scale) in enumerate(zip(generators, scales, strict=True)):
+        stripped = _strip(pairs[place], config, generator)
+        remapped = _remap(pairs[place, 0], config, generator)
         signal = _encode(_shade(pairs[place, 0], config, generator), config, generator)
+        if stripped or remapped:
+            signal, scale = _renormalize(signal)
         detected[place, 0] = _detect(signal, *scale, config, generator)
     # A bilinear mask cut at one half keeps thin and small lesions that the nearest pixel would drop.
     return detected, pairs[:, 1:].ge_(0.5).contiguous()
@@ -94,8 +108,59 @@ def _grid_points(config: AugmentationConfig, generator: Generator) -> Floats:
     scale = (1 + config.scale) ** generator.uniform(-1, 1)
     shift = 2 * config.shift * generator.uniform(-1, 1, size=2)  # the image's side is 2
     displacement = 2 * config.elastic * generator.uniform(-1, 1, size=_ELASTIC_GRID.shape)
+    turned, quarters = generator.random() < config.turn_probability, int(generator.integers(1, 4))
+    angle += turned * quarters * math.pi / 2
     cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
     return (_ELASTIC_GRID + displacement) @ np.array([[mirror * cosine, mirror * sine], [-sine, cosine]]) + shift
+
+
+def _strip(pair: Tensor, config: AugmentationConfig, generator: Generator) -> bool:
+    """Make the outer layer of the head air, in a pair of signal and mask ``(2, H, W)``; says whether it did.
+
+    No tool's brain mask, but what is left has the two traits of one: no bright fat, and an edge where cortex was.
+    """
+    happens = generator.random() < config.strip_probability
+    layer = generator.uniform(*_LAYER)
+    if not happens:
+        return False
+    coarse = F.avg_pool2d(pair[None, 0], 2)[0].cpu().numpy()
+    head = ndimage.binary_fill_holes(coarse > _DIM)
+    depth = ndimage.distance_transform_edt(np.pad(head, 1))[1:-1, 1:-1]  # beyond the picture there is no head
+    inner = torch.from_numpy(depth > layer * math.sqrt(head.sum())).to(pair.device)
+    inner = inner.repeat_interleave(2, dim=0).repeat_interleave(2, dim=1)
+    if not inner.any() or (pair[1] * inner).sum() < _LEAST_KEPT * pair[1].sum():
+        return False
+    pair *= inner
+    return True
+
+
+def _remap(signal: Tensor, config: AugmentationConfig, generator: Generator) -> bool:
+    """Give a signal ``(H, W)`` another contrast, in place; says whether it did.
+
+    Air stays air. Each third of the tissue's intensities goes to a random one, mixed with its own by a random share: up to
+    contrasts that no sequence has (after SynthSeg, Billot et al. 2023, doi:10.1016/j.media.2023.102789).
+    """
+    happens = generator.random() < config.remap_probability
+    share, values = generator.random(), generator.random(_CURVE_POINTS)
+    if not happens:
+        return False
+    pixels = signal.cpu().numpy()
+    probe = np.sort(pixels[::4, ::4], axis=None)
+    tissue = probe[np.searchsorted(probe, _DIM) :]
+    if not tissue.size:
+        return False
+    own = np.quantile(tissue, np.linspace(0, 1, _CURVE_POINTS))
+    mixed = (1 - share) * own + share * values
+    curve = np.interp(pixels, np.concatenate([[0.0], own]), np.concatenate([[0.0], mixed]))
+    signal.copy_(torch.from_numpy(curve))
+    return True
+
+
+def _renormalize(signal: Tensor) -> tuple[Tensor, tuple[float, float]]:
+    """What the preprocessing makes of a slice that looks like this, as a signal again; and its air and span."""
+    values = normalize(signal.cpu().numpy())
+    air, span = float(values.min()), max(float(values.max() - values.min()), 1e-6)
+    return torch.from_numpy((values - air) / span).to(signal), (air, span)
 
 
 def _shade(signal: Tensor, config: AugmentationConfig, generator: Generator) -> Tensor:

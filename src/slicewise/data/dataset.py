@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from slicewise.config import AugmentationConfig, SourceConfig, TrainingConfig
 from slicewise.data.augment import augment
@@ -18,7 +19,7 @@ from slicewise.data.store import SliceStore
 from slicewise.errors import InputError, TrainingError
 from slicewise.records import MaskState
 
-__all__ = ["Batch", "Share", "Targets", "batches", "count_steps", "draw_epoch", "find_targets", "load_batch"]
+__all__ = ["Batch", "Epoch", "Share", "Targets", "count_steps", "draw_epoch", "find_targets", "load_batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,10 @@ class Targets:
     """Classification: the label is known, and the source takes part."""
     label: NDArray[np.bool_]
     """The slice shows tumor; False where not known."""
-    masked_source: NDArray[np.bool_]
-    """The row's source teaches with masks of tumors: it counts toward ``training.masked_fraction``."""
-    source: NDArray[np.str_]
-    """Name of the row's source."""
+    group: NDArray[np.str_]
+    """Source and sequence, such as ``lgg/flair``."""
+    outlined: NDArray[np.bool_]
+    """The row's group teaches with masks of tumors: it counts toward ``training.masked_fraction``."""
 
 
 def find_targets(table: pd.DataFrame, sources: Mapping[str, SourceConfig]) -> Targets:
@@ -83,23 +84,25 @@ def find_targets(table: pd.DataFrame, sources: Mapping[str, SourceConfig]) -> Ta
         )
     segments = table["source"].map({name: source.segmentation for name, source in sources.items()}).to_numpy(bool)
     classifies = table["source"].map({name: source.classification for name, source in sources.items()}).to_numpy(bool)
-    has_tumor_masks = set(table.loc[segments & (table["mask_state"] == MaskState.PRESENT), "source"])
+    group = table["source"] + "/" + table["sequence"]
+    outlined = group.isin(group[segments & (table["mask_state"] == MaskState.PRESENT)])
     return Targets(
         mask_known=segments & (table["mask_state"] != MaskState.UNKNOWN).to_numpy(bool),
         label_known=classifies & table["label"].notna().to_numpy(bool),
         label=table["label"].fillna(False).to_numpy(bool),
-        masked_source=table["source"].isin(has_tumor_masks).to_numpy(bool),
-        source=table["source"].to_numpy(str),
+        group=group.to_numpy(str),
+        outlined=outlined.to_numpy(bool),
     )
 
 
 def draw_epoch(rows: NDArray[np.int64], targets: Targets, config: TrainingConfig, key: tuple[int, ...]) -> NDArray[np.int64]:
     """The rows of one epoch, in order.
 
-    Rows fall into strata by source and label. Sources with tumor masks share ``masked_fraction`` of the draws and those
-    without share the rest, each source in proportion to its size or more alike (``source_balance``); within a source,
-    ``tumor_fraction`` of the draws show tumor. Each stratum is run through in random order, again from the start where it is
-    short, and the strata are interleaved evenly, so that every batch has nearly the same mixture.
+    Rows fall into strata by source, sequence and label. Groups of source and sequence with tumor masks share
+    ``masked_fraction`` of the draws and those without share the rest, each in proportion to its size or more alike
+    (``source_balance``); within a group, ``tumor_fraction`` of the draws show tumor. Each stratum is run through in random
+    order, again from the start where it is short, and the strata are interleaved evenly, so that every batch has nearly the
+    same mixture.
 
     Args:
         rows: The store's rows that may be drawn.
@@ -112,21 +115,20 @@ def draw_epoch(rows: NDArray[np.int64], targets: Targets, config: TrainingConfig
     """
     generator = np.random.default_rng(key)
     total = config.epoch_slices or len(rows)
-    masked = targets.masked_source[rows]
-    fraction = masked.mean() if config.masked_fraction is None else config.masked_fraction
-    masked_share = fraction if masked.any() and not masked.all() else float(masked.any())
-    sources = np.unique(targets.source[rows])
-    of_source = {source: rows[targets.source[rows] == source] for source in sources}
-    weights = {source: len(of_source[source]) ** (1 - config.source_balance) for source in sources}
-    has_masks = {source: bool(targets.masked_source[of_source[source][0]]) for source in sources}
+    outlined = targets.outlined[rows]
+    fraction = outlined.mean() if config.masked_fraction is None else config.masked_fraction
+    masked_share = fraction if outlined.any() and not outlined.all() else float(outlined.any())
+    groups = {group: rows[targets.group[rows] == group] for group in np.unique(targets.group[rows])}
+    weights = {group: len(members) ** (1 - config.source_balance) for group, members in groups.items()}
+    has_masks = {group: bool(targets.outlined[members[0]]) for group, members in groups.items()}
     strata, shares = [], []
-    for source in sources:
-        kind_share = masked_share if has_masks[source] else 1 - masked_share
-        kind_weight = sum(weights[other] for other in sources if has_masks[other] == has_masks[source])
-        share = kind_share * weights[source] / kind_weight
-        tumor = targets.label[of_source[source]]
+    for group, members in groups.items():
+        kind_share = masked_share if has_masks[group] else 1 - masked_share
+        kind_weight = sum(weights[other] for other in groups if has_masks[other] == has_masks[group])
+        share = kind_share * weights[group] / kind_weight
+        tumor = targets.label[members]
         tumor_share = config.tumor_fraction if tumor.any() and not tumor.all() else float(tumor.any())
-        strata += [of_source[source][tumor], of_source[source][~tumor]]
+        strata += [members[tumor], members[~tumor]]
         shares += [share * tumor_share, share * (1 - tumor_share)]
     # Whole numbers that sum to the total: the differences of the rounded running sum.
     counts = np.diff(np.rint(np.cumsum([0.0, *shares]) * total).astype(int))
@@ -157,18 +159,8 @@ def count_steps(drawn: int, config: TrainingConfig) -> int:
     return max(1, drawn // config.batch_size)
 
 
-def batches(
-    store: SliceStore,
-    targets: Targets,
-    order: NDArray[np.int64],
-    config: TrainingConfig,
-    augmentation: AugmentationConfig,
-    key: tuple[int, ...],
-    *,
-    first: int = 0,
-    share: Share = Share(),
-) -> Iterator[Batch]:
-    """The augmented batches of one epoch, or a process's share of each.
+class Epoch(Dataset[Batch]):
+    """The augmented batches of one epoch, or a process's share of each; any can be made alone, by any process.
 
     Args:
         store: The slices.
@@ -177,20 +169,42 @@ def batches(
         config: The size of a batch.
         augmentation: Ranges of the random changes.
         key: Whole numbers that the changes follow from, together with a slice's place in the order.
-        first: Batches to leave out, because they were learned before an interruption.
         share: Which slices of each batch: every ``processes``-th one, from number ``rank`` on.
 
     Raises:
         TrainingError: The epoch has fewer than two slices for each process.
     """
-    if len(order) < 2 * share.processes:
-        raise TrainingError(
-            f"Expected at least {2 * share.processes} slices to train on, got {len(order)}. Check the split and the sources."
-        )
-    for step in range(first, count_steps(len(order), config)):
-        start = step * config.batch_size
-        places = np.arange(start, min(start + config.batch_size, len(order)))
+
+    def __init__(
+        self,
+        store: SliceStore,
+        targets: Targets,
+        order: NDArray[np.int64],
+        config: TrainingConfig,
+        augmentation: AugmentationConfig,
+        key: tuple[int, ...],
+        *,
+        share: Share = Share(),
+    ) -> None:
+        if len(order) < 2 * share.processes:
+            raise TrainingError(
+                f"Expected at least {2 * share.processes} slices to train on, got {len(order)}. "
+                "Check the split and the sources."
+            )
+        self._store, self._targets, self._order = store, targets, order
+        self._config, self._augmentation, self._key, self._share = config, augmentation, key, share
+
+    def __len__(self) -> int:
+        return count_steps(len(self._order), self._config)
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step, from 0."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"Expected a step from 0 to {len(self) - 1}, got {step}.")
+        share, start = self._share, step * self._config.batch_size
+        places = np.arange(start, min(start + self._config.batch_size, len(self._order)))
         places = places[: len(places) // share.processes * share.processes][share.rank :: share.processes]
-        batch = load_batch(store, targets, order[places])
-        images, masks = augment(batch.images, batch.masks, augmentation, [(*key, int(place)) for place in places])
-        yield Batch(images, masks, batch.mask_known, batch.labels, batch.label_known)
+        batch = load_batch(self._store, self._targets, self._order[places])
+        keys = [(*self._key, int(place)) for place in places]
+        images, masks = augment(batch.images, batch.masks, self._augmentation, keys)
+        return Batch(images, masks, batch.mask_known, batch.labels, batch.label_known)

@@ -21,6 +21,7 @@ __all__ = [
     "PREPROCESSING",
     "SIDE_PX",
     "Geometry",
+    "normalize",
     "preprocess",
     "preprocess_mask",
     "preprocess_single",
@@ -90,7 +91,7 @@ def preprocess_single(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], 
     """The same values, those of half precision, in single: what is computed with."""
     height, width = image.shape
     geometry = Geometry.of((height, width))
-    content = _normalize(_resize(np.asarray(image, dtype=np.float32), geometry.content, Image.Resampling.BILINEAR))
+    content = normalize(_resize(np.asarray(image, dtype=np.float32), geometry.content, Image.Resampling.BILINEAR))
     content = _round_to_half(content)
     if content.shape == (SIDE_PX, SIDE_PX):
         return content, geometry
@@ -136,7 +137,8 @@ def _resize(image: NDArray[np.float32], shape: tuple[int, int], method: Image.Re
     return np.asarray(Image.fromarray(image).resize((shape[1], shape[0]), resample=method), dtype=np.float32)
 
 
-def _normalize(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalize(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Robust range, then z-score over the foreground, of ``(H, W)``; clipped to ±6."""
     low, high = robust_range(image)
     if not high > low:
         return np.zeros_like(image)

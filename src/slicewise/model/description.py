@@ -3,7 +3,7 @@
 ::
 
     phases/joint/
-      model.safetensors   weights and BatchNorm statistics, float32; no code, no pickle
+      model.safetensors   kernels in half precision, into which training rounds them, the rest in single; no code, no pickle
       model.json          Description: architecture, preprocessing, threshold, provenance, figures, SHA-256 of the weights
       cpu/                the same model for a CPU engine, where `slicewise export` made it
 """

@@ -184,7 +184,7 @@ def _of_config(config: Config) -> dict[str, Any]:
         "phases": phases + f"; early stopping after {training.patience} epochs without a gain",
         "optimization": f"AdamW, warm-up and cosine, batches of {training.batch_size}, weight decay "
         f"{training.weight_decay:g}, averaged weights with decay {training.ema_decay:g}, precision {training.precision}",
-        "class_balance": f"share of draws from sources with masks {training.masked_fraction}, of tumor slices "
+        "class_balance": f"share of draws from sources and sequences with masks {training.masked_fraction}, of tumor slices "
         f"{training.tumor_fraction:g}",
         "selection_rule": "the epoch with the highest mean of pooled Dice and ROC-AUC on validation; joint epochs only "
         f"where the volume Dice is not inferior to the segmentation phase's (margin {config.gate.margin:g})",

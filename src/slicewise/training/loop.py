@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from signal import SIGTERM
 from typing import Any, Protocol, cast
@@ -12,13 +12,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slicewise.config import Config
-from slicewise.data.dataset import Batch, batches, count_steps, draw_epoch
+from slicewise.data.dataset import Epoch, count_steps, draw_epoch
 from slicewise.data.store import checksum_of
 from slicewise.errors import StoppedError, TrainingError
 from slicewise.model.network import PARTS, MultiTaskUNet
@@ -172,12 +171,9 @@ def train_phase(
         order = draw_epoch(rows, data.targets, settings, key)
         _train_mode(network, phase, freeze_statistics=settings.freeze_statistics)
 
-        def read(first: int, order: NDArray[np.int64] = order, key: tuple[int, ...] = key) -> Iterator[Batch]:
-            settings, share = config.training, share_of(fabric)
-            return batches(data.store, data.targets, order, settings, config.augmentation, key, first=first, share=share)
-
+        epoch = Epoch(data.store, data.targets, order, settings, config.augmentation, key, share=share_of(fabric))
         started = saved = time.perf_counter()
-        for batch in learner.prefetch(read(progress.step)):
+        for batch in learner.prefetch(epoch, progress.step):
             torch.manual_seed(_seed(*key, progress.step, fabric.global_rank))
             losses = learner.learn(batch)
             schedule.step()
@@ -195,7 +191,7 @@ def train_phase(
         started = time.perf_counter()
         cosine = None
         if phase.segments and phase.classifies:
-            cosine = gradient_cosine(fabric, network, objective, next(read(steps - 1)).to(fabric.device))
+            cosine = gradient_cosine(fabric, network, objective, epoch[steps - 1].to(fabric.device))
         validation = check(data.val_rows)
         verdict = gate.judge(validation.dice_by_patient) if gate else None
         progress.take(validation, verdict, average.module)
@@ -280,7 +276,7 @@ class _Progress:
 def _settings_of(config: Config, phase: Phase, data: Data, network: MultiTaskUNet) -> dict[str, Any]:
     """Everything that the kept weights follow from, as plain values; the network is as it starts."""
     sections: dict[str, dict[str, Any]] = {
-        "training": config.training.model_dump(mode="json", exclude={"save_interval_s", "single_task"}),
+        "training": config.training.model_dump(mode="json", exclude={"save_interval_s", "single_task", "loaders"}),
         f"phases.{phase.name}": phase.config.model_dump(mode="json"),
         "evaluation": config.evaluation.model_dump(mode="json", include={"sensitivity", "mask_threshold"}),
         **{name: getattr(config, name).model_dump(mode="json") for name in ("model", "augmentation", "gate")},

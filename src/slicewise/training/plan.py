@@ -10,7 +10,7 @@ import torch
 from torch.optim import AdamW
 
 from slicewise.config import Config
-from slicewise.data.dataset import batches, count_steps
+from slicewise.data.dataset import Epoch, count_steps
 from slicewise.model.engine import infer
 from slicewise.model.network import PARTS, MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
@@ -83,7 +83,7 @@ def _step_duration_s(network: MultiTaskUNet, phase: Phase, config: Config, data:
     rows = supervised_rows(data.train_rows, data.targets, phase)[: settings.batch_size * _TIMED_STEPS]
     durations_s = []
     started = time.perf_counter()
-    for batch in learner.prefetch(batches(data.store, data.targets, rows, settings, config.augmentation, (0,))):
+    for batch in learner.prefetch(Epoch(data.store, data.targets, rows, settings, config.augmentation, (0,))):
         learner.learn(batch)
         learner.check_finite(0)  # waits for a GPU
         durations_s.append(time.perf_counter() - started)

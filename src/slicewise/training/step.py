@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import queue
+import os
 import shutil
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from slicewise.config import TrainingConfig
-from slicewise.data.dataset import Batch
+from slicewise.data.dataset import Batch, Epoch
+from slicewise.data.loading import load_ahead
 from slicewise.errors import TrainingError
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training.losses import Losses, Objective
@@ -25,7 +25,6 @@ from slicewise.training.processes import gather_step
 
 __all__ = ["Learner", "gradient_cosine"]
 
-_AHEAD = 3
 _LOOK_EVERY = 20  # steps between two looks at a GPU's losses, each of which would wait for it
 
 
@@ -53,7 +52,7 @@ class Learner:
         teacher: MultiTaskUNet | None = None,
     ) -> None:
         self._fabric, self._phase, self._objective, self._bare = fabric, phase, objective, network
-        self._clip_norm = settings.gradient_clip_norm
+        self._clip_norm, self._loaders = settings.gradient_clip_norm, settings.loaders
         self._network, self._optimizer = fabric.setup(_compiled(network, fabric) if settings.compile else network, optimizer)
         distills = phase.config.distillation_weight > 0
         self._teacher = teacher.folded().to(fabric.device) if teacher is not None and distills else None
@@ -109,38 +108,15 @@ class Learner:
                 "again: lower the phase's learning rates and begin a new run."
             )
 
-    def prefetch(self, parts: Iterator[Batch]) -> Iterator[Batch]:
-        """Batches on the device. A GPU's are read and augmented by a thread beside it, and copied from pinned memory."""
+    def prefetch(self, epoch: Epoch, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number ``first`` on, on the device. A GPU's are made by processes beside it."""
         if self._fabric.device.type != "cuda":
-            yield from (batch.to(self._fabric.device) for batch in parts)
+            for step in range(first, len(epoch)):
+                yield epoch[step].to(self._fabric.device)
             return
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
-        abandoned = threading.Event()
-
-        def fill() -> None:
-            try:
-                for batch in parts:
-                    ready.put(batch.pin_memory())
-                    if abandoned.is_set():
-                        return
-                ready.put(None)
-            except BaseException as error:  # handed to the thread that waits
-                ready.put(error)
-
-        thread = threading.Thread(target=fill, daemon=True)
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item.to(self._fabric.device)
-        finally:
-            abandoned.set()
-            while thread.is_alive():  # it may be waiting for a place in the queue
-                try:
-                    ready.get(timeout=0.1)
-                except queue.Empty:
-                    continue
+        processes = max(1, (os.cpu_count() or 1) - 1) if self._loaders is None else self._loaders
+        for batch in load_ahead(epoch, first, processes, pin=True):
+            yield batch.to(self._fabric.device)
 
     def _project(self, losses: Losses) -> None:
         """PCGrad (Yu et al. 2020, https://arxiv.org/abs/2001.06782) of the encoder's gradients; the heads have one task."""

@@ -20,7 +20,7 @@ from slicewise.data.descriptors import fit_domain
 from slicewise.data.split import SIDES
 from slicewise.data.store import SliceStore
 from slicewise.errors import CheckpointError, ConfigError, TrainingError
-from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
+from slicewise.model.checkpoint import load_checkpoint, round_to_half, save_checkpoint
 from slicewise.model.description import Description
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training.gate import Gate, Verdict
@@ -181,16 +181,18 @@ class _Trainer:
                 f"{outcome.verdict.difference or 0:+.3f}, low {outcome.verdict.low or 0:+.3f}); attempt "
                 f"{attempt.attempt} begins"
             )
-        kept = _Kept(network, outcome.operating_point, outcome.metrics, None)
-        if gate is not None and resort is not None and not (outcome.verdict and outcome.verdict.accepted):
-            validation = self._validate(resort.to(self.fabric.device), phase)
-            kept = _Kept(
-                resort.to("cpu"),
-                validation.operating_point,
-                {name: figure.to_json() for name, figure in validation.figures.items()},
-                gate.judge(validation.dice_by_patient),
-            )
+        refused = gate is not None and resort is not None and not (outcome.verdict and outcome.verdict.accepted)
+        if refused:
             self._say(f"  {phase.name}: refused {len(outcomes)} times; the model of the classification phase is kept")
+        # What is kept is rounded first, so that operating point and figures are those of the weights on disk.
+        network = round_to_half(resort if refused and resort is not None else network)
+        validation = self._validate(network.to(self.fabric.device), phase)
+        kept = _Kept(
+            network.to("cpu"),
+            validation.operating_point,
+            {name: figure.to_json() for name, figure in validation.figures.items()},
+            gate.judge(validation.dice_by_patient) if refused and gate is not None else None,
+        )
         if self.fabric.is_global_zero:
             self.finished[phase.name] = self._save(phase, attempt, kept, outcomes, origin)
             StateKeeper(states).discard()

@@ -80,18 +80,24 @@ def validate(
     share = share_of(fabric)
     engine = TorchEngine(network)  # as the predictor runs it
     outcomes: list[dict[str, object]] = []
-    for row in rows[share.rank :: share.processes]:
-        (probabilities,) = infer(engine, store.images[[row]], segment=phase.segments, classify=phase.classifies)
-        outcome: dict[str, object] = {"raw_probability": probabilities.raw_tumor, "classification": targets.label_known[row]}
-        if probabilities.mask is not None:
-            mask = probabilities.mask >= mask_threshold
-            outcome["predicted_area_px"] = int(mask.sum())
-            if targets.mask_known[row]:
-                outcome |= pixel_counts(mask, store.masks([int(row)])[0])
-        outcomes.append(outcome)
+    own = rows[share.rank :: share.processes]
+    for start in range(0, len(own), engine.batch):
+        part = own[start : start + engine.batch]
+        answers = infer(engine, store.images[part], segment=phase.segments, classify=phase.classifies)
+        for row, answer, reference in zip(part, answers, store.masks(part), strict=True):
+            outcome: dict[str, object] = {
+                "raw_probability": answer.raw_tumor,
+                "classification": targets.label_known[row],
+            }
+            if answer.mask is not None:
+                mask = answer.mask >= mask_threshold
+                outcome["predicted_area_px"] = int(mask.sum())
+                if targets.mask_known[row]:
+                    outcome |= pixel_counts(mask, reference)
+            outcomes.append(outcome)
     outcomes = gather_items(fabric, outcomes)
     cases = make_cases(store.table, rows, outcomes, model=phase.name, split="val")
-    known = cases["classification"].fillna(False).to_numpy(bool)
+    known = _decisive(cases["classification"].fillna(False).to_numpy(bool), targets, rows)
     label, raw = cases.loc[known, "label"].to_numpy(bool), cases["raw_probability"].to_numpy(float)
     temperature = fit_temperature(raw[known], label)
     probability = apply_temperature(raw, temperature)
@@ -106,3 +112,14 @@ def validate(
         dice_by_patient(cases),
         float(np.mean(defined)) if defined else 0.0,
     )
+
+
+def _decisive(known: NDArray[np.bool_], targets: Targets, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Those of the slices with a known label that the operating point is chosen on.
+
+    Where a source outlines tumors on one sequence, the labels of its others say what that one shows, which they need not: a
+    threshold that finds 97 % of FLAIR's abnormalities on T1 would call nearly everything. Sources without outlines have
+    labels of other origin. So both are left aside while the outlined sequences have both labels.
+    """
+    outlined = known & targets.outlined[rows]
+    return outlined if len(np.unique(targets.label[rows][outlined])) == len((False, True)) else known
