@@ -84,7 +84,7 @@ def find_targets(table: pd.DataFrame, sources: Mapping[str, SourceConfig]) -> Ta
         )
     segments = table["source"].map({name: source.segmentation for name, source in sources.items()}).to_numpy(bool)
     classifies = table["source"].map({name: source.classification for name, source in sources.items()}).to_numpy(bool)
-    group = table["source"] + "/" + table["sequence"]
+    group = table["source"] + "/" + table["sequence"].fillna("unknown")
     outlined = group.isin(group[segments & (table["mask_state"] == MaskState.PRESENT)])
     return Targets(
         mask_known=segments & (table["mask_state"] != MaskState.UNKNOWN).to_numpy(bool),

@@ -132,7 +132,7 @@ def train_phase(
         for name, module in modules.items():
             module.load_state_dict(state[name])
         progress = _Progress(**state["progress"])
-        learner.sums += torch.tensor(progress.loss_sums).to(learner.sums)
+        learner.sums += torch.tensor(progress.loss_sums, dtype=torch.float64).to(learner.sums)
 
     def check(rows: Any) -> Validation:
         return validate(
