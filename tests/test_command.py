@@ -261,7 +261,7 @@ def test_predict_writes_a_mask_on_the_grid_of_the_picture(finished_run, picture,
         assert mask.size == overlay.size == (90, 120)
         assert set(np.unique(np.asarray(mask))) <= {0, 255}
     (record,) = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert record["input"] == str(picture)
+    assert record["file"] == str(picture)
     (scan,) = record["scans"]
     assert 0 <= scan["probability"] <= 1
     assert done.stdout.startswith(f"{picture}: {scan['decision']} (probability {scan['probability']:.3f}")

@@ -34,6 +34,15 @@ Settings = Annotated[
 OutFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/NAME-OF-CONFIG.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="SLICEWISE_MODEL",
+        help="Folder of a checkpoint, or of a run; default: the model that comes with slicewise.",
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse broken files instead of skipping them.")]
 
 
@@ -65,16 +74,19 @@ def _options(
 
 
 @app.command()
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show versions, device and cores."""
+def info(
+    model: Model = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every figure.")] = False
+) -> None:
+    """Show versions, device and cores, and what the model says of itself."""
     from slicewise.environment import describe_environment
+    from slicewise.model.description import PACKAGED, read_description
 
-    environment = describe_environment()
+    environment, description = describe_environment(), read_description(model or PACKAGED)
     if as_json:
-        print(json.dumps(environment, indent=2))
+        print(json.dumps(environment | {"model": description.summary()}, indent=2))
         return
-    for name, value in environment.items():
-        print(f"{name:>18}  {value}")
+    for name, value in {**environment, **description.lines()}.items():
+        print(f"{name:>24}  {value}")
 
 
 @app.command()
@@ -187,7 +199,8 @@ def train(
     settings: Settings = None,
     phase: Annotated[str | None, typer.Option("--phase", help="Train this phase alone.")] = None,
     init_from: Annotated[
-        Path | None, typer.Option("--init-from", help="Checkpoint to start from in place of random weights.")
+        list[Path] | None,
+        typer.Option("--init-from", help="Checkpoint to start from in place of random weights; of several, their mean."),
     ] = None,
     resume: Resume = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and the time it would take.")] = False,
@@ -209,7 +222,7 @@ def train(
     training = opened.config.training
     if training.devices > 1 and training.nodes == 1 and not is_launched():
         sys.exit(launch(sys.argv[1:], training.devices))
-    opened.train(only=phase, init_from=init_from)
+    opened.train(only=phase, init_from=init_from or ())
 
 
 @app.command()
@@ -271,6 +284,20 @@ def report(
 
 
 @app.command()
+def publish(run: RunFolder, out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.")]) -> None:
+    """Gather what users of a run's joint model need: weights, test figures, card, and an engine for CPUs."""
+    from slicewise.publication import publish as gather
+
+    parity = gather(run, out)
+    print(out)
+    print(
+        f"On slices of the run the engine differs from the weights by at most {parity.probability:.1e} in probability; "
+        f"masks agree at Dice {parity.dice:.4f} or better.",
+        file=sys.stderr,
+    )
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of one of its checkpoints.")],
 ) -> None:
@@ -292,11 +319,8 @@ def predict(
         list[Path],
         typer.Argument(metavar="INPUT...", help="Pictures, NIfTI, DICOM and zip files, folders of them, or patterns."),
     ],
-    model: Annotated[
-        Path,
-        typer.Option("--model", "-m", envvar="SLICEWISE_MODEL", help="Folder of a run, or of one of its checkpoints."),
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; what is finished in it is kept.")],
+    model: Model = None,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", help="png, nifti, dicom-seg or dicom-sr; repeatable; default: by the kind of input."),
@@ -325,6 +349,7 @@ def predict(
     """Predict pictures and scans: masks, probabilities and what is to be doubted, for each input."""
     from slicewise.batch.batch import Options
     from slicewise.batch.command import choices, predict_inputs
+    from slicewise.model.description import PACKAGED
 
     options = Options(
         formats=choices("--format", formats),
@@ -341,13 +366,58 @@ def predict(
     from slicewise.console import Display
 
     run = predict_inputs(
-        inputs, model, out, options, engine=engine, device=device, workers=workers, preview=preview, display=Display()
+        inputs,
+        model or PACKAGED,
+        out,
+        options,
+        engine=engine,
+        device=device,
+        workers=workers,
+        preview=preview,
+        display=Display(),
     )
     for line in run.lines:
         print(line)
     print(f"Masks, pictures and results.json are in {out}.", file=sys.stderr)
     if run.refusals:
         raise InputError(f"{len(run.refusals)} of {run.inputs} inputs could not be read: {' '.join(run.refusals)}")
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address; another than this machine's needs SLICEWISE_API_KEYS.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one, which is logged.")] = 8000,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Folder of the studies, which then survive a restart.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that predict; default: one a core.")
+    ] = None,
+    queue: Annotated[int | None, typer.Option("--queue", min=1, help="Slices that may be in the house at once.")] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME=VALUE", help="Another limit; docs/serving.md lists them."),
+    ] = None,
+) -> None:
+    """Answer over HTTP: slices, batches and studies. SIGTERM finishes what was accepted."""
+    import os
+
+    from slicewise.model.description import PACKAGED
+    from slicewise.service.server import serve as serve_forever
+    from slicewise.service.settings import ServiceSettings
+
+    given = {
+        "model": model or PACKAGED,
+        "host": host,
+        "port": port,
+        "state": state,
+        "workers": workers,
+        "queue": queue,
+    }
+    serve_forever(ServiceSettings.of(given, limits or (), os.environ))
 
 
 def _begin(config_file: Path, settings: list[str] | None, out: Path | None, resume: bool) -> Run:

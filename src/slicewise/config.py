@@ -66,6 +66,8 @@ class SourceConfig(_Section):
     """Let the source's masks teach and score segmentation."""
     classification: bool = True
     """Let the source's labels teach and score classification; off where the source gives the label away."""
+    licence: str | None = None
+    """Attribution and licence of the data, for the card of a model that was trained on it."""
 
 
 class PhantomConfig(_Section):

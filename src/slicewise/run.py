@@ -171,7 +171,7 @@ class Run:
         self.display.say(f"  patients: {', '.join(f'{side} {counts.get(side, 0)}' for side in SIDES)}")
         return split
 
-    def train(self, *, only: str | None = None, init_from: Path | None = None) -> None:
+    def train(self, *, only: str | None = None, init_from: Sequence[Path] = ()) -> None:
         """Train every phase that has no checkpoint yet, or the one that is named; go on with what was interrupted.
 
         Raises:

@@ -49,7 +49,7 @@ def test_every_kind_of_input_leaves_what_its_kind_has(data, make_worker):
 
 def test_the_files_hold_the_mask_of_the_record(data, make_worker):
     worker = make_worker(formats=("nifti", "png"))
-    by_name = {Path(record.input).name: record for record in predict_jobs(find_inputs([data], worker.output), worker)[0]}
+    by_name = {Path(record.file).name: record for record in predict_jobs(find_inputs([data], worker.output), worker)[0]}
     with Image.open(worker.output / "picture_mask.png") as mask, Image.open(data / "picture.png") as picture:
         assert mask.size == picture.size
         assert set(np.unique(mask)) == {0, 255}
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_named_and_leaves_nothing(data, make_worker):
     worker = make_worker()
     records, (refusal,) = predict_jobs(find_inputs([data / "broken.png", data / "picture.png"], worker.output), worker)
     assert "broken.png" in refusal
-    assert [Path(record.input).name for record in records] == ["picture.png"]
+    assert [Path(record.file).name for record in records] == ["picture.png"]
     assert not [name for name in files_below(worker.output) if "broken" in name]
 
 
@@ -175,7 +175,7 @@ def test_results_of_all_inputs_stand_in_one_table_and_one_json(data, make_worker
     records, refusals = predict_jobs(find_inputs([data], worker.output), worker)
     write_results(records, [*refusals, "Expected more."], worker.output, {"engine": "cpu"})
     written = json.loads((worker.output / "results.json").read_text())
-    assert [item["input"] for item in written] == [record.input for record in records]
+    assert [item["file"] for item in written] == [record.file for record in records]
     with (worker.output / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["name"] for row in rows] == [scan.name for record in records for scan in record.scans]

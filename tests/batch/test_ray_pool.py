@@ -67,7 +67,7 @@ def workers_of(process):
 def check(out, stderr, pictures, checkpoint, make_worker):
     """Every input once, and as one process alone predicts it."""
     records = json.loads((out / "results.json").read_text())
-    assert [Path(record["input"]).name for record in records] == [f"{number:03d}.png" for number in range(COUNT)]
+    assert [Path(record["file"]).name for record in records] == [f"{number:03d}.png" for number in range(COUNT)]
     assert "broken.png" in stderr
     alone = make_worker()
     predict_jobs(find_inputs([pictures], alone.output)[:5], alone)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from slicewise.config import ModelConfig
-from slicewise.model.network import PARTS, MultiTaskUNet
+from slicewise.model.network import PARTS, MultiTaskUNet, average
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,16 @@ def test_folding_batch_norm_changes_nothing_but_the_last_bits(tiny):
             torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_average_of_networks_has_the_mean_of_every_weight(tiny):
+    torch.manual_seed(0)
+    networks = [MultiTaskUNet(tiny) for _ in range(3)]
+    for network in networks:
+        network.train()(torch.randn(2, 1, 64, 64))  # statistics of their own
+    mean = average(networks).state_dict()
+    for name, tensor in mean.items():
+        parts = [network.state_dict()[name] for network in networks]
+        assert tensor.dtype == parts[0].dtype
+        assert torch.allclose(tensor.double(), sum(part.double() for part in parts) / 3, atol=1e-6), name
+    assert not any(torch.equal(mean[name], networks[0].state_dict()[name]) for name in mean if name.endswith("conv.weight"))

@@ -83,8 +83,8 @@ def predict_job(job: Job, worker: Worker) -> InputRecord:
     """
     file = record_file(job, worker.output)
     facts: dict[str, Any] = {
-        "input": str(job.path),
-        "input_sha256": digest_of(job),
+        "file": str(job.path),
+        "file_sha256": digest_of(job),
         "model_id": worker.predictor.description.model_id,
         "engine": worker.predictor.engine.name,
         "version": slicewise.__version__,
@@ -106,7 +106,8 @@ def predict_job(job: Job, worker: Worker) -> InputRecord:
         scans.append(_predict_scan(item, worker.output / target, worker))
     if not scans:
         raise InputError(" ".join(refusals))
-    record = InputRecord(**facts, scans=scans, refusals=refusals)
+    probability = max(scan.probability for scan in scans)
+    record = InputRecord(**facts, probability=probability, scans=scans, refusals=refusals)
     write_atomically(file, record.model_dump_json(indent=2))
     return record
 
@@ -168,7 +169,7 @@ def write_results(records: Sequence[InputRecord], refusals: Sequence[str], outpu
     manifest = {
         "format": "slicewise-predictions/1",
         **run,
-        "inputs": {record.input: record.input_sha256 for record in records},
+        "inputs": {record.file: record.file_sha256 for record in records},
         "refusals": [*refusals, *(sentence for record in records for sentence in record.refusals)],
         "outputs": outputs,
         **digests_of([output / "results.json", output / "results.csv"], output),
@@ -177,7 +178,7 @@ def write_results(records: Sequence[InputRecord], refusals: Sequence[str], outpu
 
 
 _CSV_COLUMNS = (
-    "input",
+    "file",
     "name",
     "decision",
     "probability",
@@ -197,7 +198,7 @@ def _csv_rows(records: Sequence[InputRecord]) -> Iterator[list[Any]]:
     for record in records:
         for scan in record.scans:
             values = scan.model_dump() | {
-                "input": record.input,
+                "file": record.file,
                 "model_id": record.model_id,
                 "concerns": " ".join(concern.rule for concern in scan.concerns),
             }
@@ -209,10 +210,10 @@ def _finished(file: Path, facts: dict[str, Any], output: Path) -> InputRecord | 
         record = InputRecord.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return None
-    if any(getattr(record, name) != value for name, value in facts.items() if name != "input"):
+    if any(getattr(record, name) != value for name, value in facts.items() if name != "file"):
         return None
     for scan in record.scans:
         files = [output / name for name in scan.outputs]
         if not all(file.is_file() for file in files) or digests_of(files, output) != scan.outputs:
             return None
-    return record.model_copy(update={"input": facts["input"]})
+    return record.model_copy(update={"file": facts["file"]})

@@ -117,7 +117,7 @@ def predict_inputs(
 
 
 def _line(record: InputRecord, scan: ScanRecord) -> str:
-    name = record.input if len(record.scans) == 1 else f"{record.input}, {scan.name}"
+    name = record.file if len(record.scans) == 1 else f"{record.file}, {scan.name}"
     parts = [f"probability {scan.probability:.3f}"]
     if scan.uncertainty is not None:
         parts.append(f"uncertainty {scan.uncertainty:.3f}")

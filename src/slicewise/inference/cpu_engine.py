@@ -50,7 +50,9 @@ class CpuEngine:
 
     def __init__(self, folder: Path, description: Description, threads: int | None = None) -> None:
         core = ov.Core()
-        settings = _SETTINGS if threads is None else _SETTINGS | {"INFERENCE_NUM_THREADS": threads}
+        # Pinned, the threads of two processes would share a core and leave another idle.
+        few = {} if threads is None else {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        settings = _SETTINGS | few
         self._encoder, self._decoder = (
             core.compile_model(core.read_model(part, b""), "CPU", settings).create_infer_request()
             for part in _read_export(folder / FOLDER, description)

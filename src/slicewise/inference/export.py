@@ -24,11 +24,12 @@ from slicewise.model.engine import infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 
-__all__ = ["Parity", "compare_engines", "export"]
+__all__ = ["DICE_FLOOR", "PROBABILITY_TOLERANCE", "Parity", "compare_engines", "export"]
 
 _OPSET = 18
 _PROBES = 8
-_PROBABILITY_TOLERANCE, _DICE_FLOOR = 1e-3, 0.999
+PROBABILITY_TOLERANCE, DICE_FLOOR = 1e-3, 0.999
+"""What an engine may differ by from the weights it was made of."""
 
 
 class Parity(NamedTuple):
@@ -98,7 +99,7 @@ def export(path: Path) -> tuple[Path, Parity]:
     random = np.random.default_rng(0)
     probes = random.normal(size=(_PROBES, SIDE_PX, SIDE_PX)).astype(np.float16)
     parity = compare_engines(engine, CpuEngine(folder, description), probes, description.mask_threshold)
-    if not (parity.probability <= _PROBABILITY_TOLERANCE and parity.dice >= _DICE_FLOOR):
+    if not (parity.probability <= PROBABILITY_TOLERANCE and parity.dice >= DICE_FLOOR):
         (target / EXPORT).unlink()
         raise CheckpointError(
             f"Expected the export of {folder} to answer as its weights do, its probabilities differ by up to "

@@ -100,10 +100,12 @@ class ScanRecord(_Record):
 class InputRecord(_Record):
     """One input: what came of it, by which model, with which options. Equal in all but its times when made again."""
 
-    input: str
-    """Its path, as given."""
-    input_sha256: str
+    file: str
+    """Its path, as given: of a file, or of a folder of DICOM files."""
+    file_sha256: str
     """Of its bytes; of a folder, of its files' names and bytes."""
+    probability: float
+    """That there is tumor in it, in [0, 1]: that of its most probable scan."""
     model_id: str
     """First 12 hexadecimal digits of the SHA-256 of the weights."""
     engine: str

@@ -21,7 +21,17 @@ from slicewise.data.descriptors import Domain
 from slicewise.data.preprocess import PREPROCESSING
 from slicewise.errors import CheckpointError
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "Description", "Task", "find_checkpoint", "read_description", "read_weights"]
+__all__ = [
+    "CARD",
+    "DESCRIPTION",
+    "PACKAGED",
+    "WEIGHTS",
+    "Description",
+    "Task",
+    "find_checkpoint",
+    "read_description",
+    "read_weights",
+]
 
 Task = Literal["segmentation", "classification"]
 
@@ -29,6 +39,10 @@ WEIGHTS = "model.safetensors"
 """Name of the file with the weights."""
 DESCRIPTION = "model.json"
 """Name of the file with the description."""
+CARD = "card.md"
+"""Name of the file with the model card, where `slicewise publish` wrote one."""
+PACKAGED = Path(__file__).parent / "packaged"
+"""Folder of the checkpoint that comes with slicewise, and is used where none is named."""
 
 
 class Description(BaseModel):
@@ -60,7 +74,8 @@ class Description(BaseModel):
     patients: dict[str, dict[str, list[str]]]
     """Patients by source and side."""
     metrics: dict[str, dict[str, Any]]
-    """Figures by side (``val``), each with value, n_slices and n_patients."""
+    """Figures by side, each with value, n_slices and n_patients: ``val`` from training; of a published model also ``test``,
+    with intervals, also of each source and sequence, such as ``test, lgg flair``."""
     gate: dict[str, Any] | None = None
     """Of a joint model: ``accepted``, which model's weights were ``kept``, and the verdict on each of the ``attempts``."""
     history: list[dict[str, Any]]
@@ -77,6 +92,27 @@ class Description(BaseModel):
     def model_id(self) -> str:
         """First 12 digits of the weights' SHA-256."""
         return self.weights_sha256[:12]
+
+    def summary(self) -> dict[str, Any]:
+        """What a user of the model may ask, as plain values: figures, threshold, and which patients it has seen."""
+        names = ("name", "parameters", "threshold", "temperature", "mask_threshold", "preprocessing", "gate", "provenance")
+        kept = self.model_dump(mode="json", include={*names, "architecture", "metrics"})
+        return {"id": self.model_id, **kept, "splits": self.patients}
+
+    def lines(self) -> dict[str, str]:
+        """The same in a few words, by name."""
+        lines = {
+            "model": f"{self.model_id} ({self.name}), {self.parameters:,} parameters",
+            "operating threshold": f"{self.threshold:.3f}",
+        }
+        for side, figures in self.metrics.items():
+            for name in ("volume_dice", "slice_dice", "roc_auc", "sensitivity", "specificity"):
+                figure = figures.get(name) or {}
+                if side.startswith("test") and figure.get("value") is not None:
+                    interval = f" ({figure['low']:.3f} to {figure['high']:.3f})" if figure.get("low") is not None else ""
+                    behind = f"{figure['n_slices']} slices, {figure['n_patients']} patients"
+                    lines[f"{side}: {name}"] = f"{figure['value']:.3f}{interval}, {behind}"
+        return lines
 
 
 def read_description(folder: Path) -> Description:

@@ -8,7 +8,7 @@ the input's grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import islice, pairwise
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from slicewise.config import ModelConfig
 
-__all__ = ["PARTS", "POOLED_LEVELS", "Logits", "MultiTaskUNet"]
+__all__ = ["PARTS", "POOLED_LEVELS", "Logits", "MultiTaskUNet", "average"]
 
 PARTS = ("encoder", "decoder", "classifier")
 """The parts that a phase of training can freeze."""
@@ -180,6 +180,20 @@ class MultiTaskUNet(nn.Module):
         """The weights of ``parts``, in a fixed order."""
         for part in parts:
             yield from self.get_submodule(part).parameters()
+
+
+def average(networks: Sequence[MultiTaskUNet]) -> MultiTaskUNet:
+    """A network whose weights and statistics are the mean of those of others that were trained from common weights.
+
+    Its statistics are right to first order only: train it a little, or let it see slices in training mode. Wortsman et al.
+    2022, https://proceedings.mlr.press/v162/wortsman22a.html.
+    """
+    states = [network.state_dict() for network in networks]
+    mean = deepcopy(networks[0])
+    mean.load_state_dict(
+        {name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(states[0][name]) for name in states[0]}
+    )
+    return mean
 
 
 def _mean(features: Tensor) -> Tensor:

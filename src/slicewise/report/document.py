@@ -27,7 +27,7 @@ from slicewise.report.figures import (
     draw_roc,
     draw_volume_dice,
 )
-from slicewise.report.known import gather_facts
+from slicewise.report.known import gather_facts, licences_of
 from slicewise.report.model_card import write_model_card
 from slicewise.report.recommendation import recommend
 
@@ -87,7 +87,7 @@ def write_report(table: Path, out: Path) -> Path:
         )
     )
     if of_run:
-        write_model_card(results, facts, sentences, out / "model_card.md")
+        write_model_card(results, facts, sentences, licences_of(config), out / "model_card.md")
     write_atomically(out / "report.html", page)  # last: a run with a report is finished
     return out / "report.html"
 

@@ -15,7 +15,7 @@ from slicewise.evaluation.metrics import METRICS
 from slicewise.report.conclusion import Sentence
 from slicewise.report.wording import behind, percent, with_interval
 
-__all__ = ["gather_facts"]
+__all__ = ["gather_facts", "licences_of"]
 
 _FIGURES = (
     "roc_auc",
@@ -70,6 +70,12 @@ def gather_facts(
             "patients who share one are kept on one side and count as one in intervals"
         )
     return known
+
+
+def licences_of(config: str | None) -> dict[str, str]:
+    """Attribution and licence by source, as the configuration of a run, in YAML, says."""
+    sources = Config.model_validate(yaml.safe_load(config)).sources if config is not None else {}
+    return {name: source.licence for name, source in sources.items() if source.licence}
 
 
 def _of_results(results: Mapping[str, Any]) -> dict[str, Any]:

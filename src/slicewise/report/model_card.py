@@ -22,7 +22,11 @@ _TYPES = {"volume_dice": "dice", "slice_dice": "dice", "roc_auc": "roc_auc", "ac
 
 
 def write_model_card(
-    results: Mapping[str, Any], facts: Mapping[str, Any], sentences: Iterable[Sentence], file: Path
+    results: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    sentences: Iterable[Sentence],
+    licences: Mapping[str, str],
+    file: Path,
 ) -> None:
     """Render the card.
 
@@ -30,6 +34,7 @@ def write_model_card(
         results: Content of ``results.json``.
         facts: Of `slicewise.report.known.gather_facts`.
         sentences: The report's conclusions.
+        licences: Attribution and licence of the data, by source.
         file: Where it goes.
     """
     figures = {name: results["test"][name] for name in _SHOWN if results["test"][name]["value"] is not None}
@@ -37,9 +42,10 @@ def write_model_card(
         loader=PackageLoader("slicewise.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     card = environment.get_template("model_card.md.j2").render(
-        header=yaml.safe_dump(_header(results, figures), sort_keys=False, allow_unicode=True).strip(),
+        header=yaml.safe_dump(_header(results, licences, figures), sort_keys=False, allow_unicode=True).strip(),
         results=results,
         facts=facts,
+        licences=licences,
         sentences=sentences,
         figures=[(METRICS[name], with_interval(figure), behind(figure)) for name, figure in figures.items()],
         recommendations=recommend(results),
@@ -47,7 +53,9 @@ def write_model_card(
     write_atomically(file, card)
 
 
-def _header(results: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _header(
+    results: Mapping[str, Any], licences: Mapping[str, str], figures: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """The metadata that the hub reads."""
     metrics = [
         {"type": _TYPES.get(name, name), "name": METRICS[name], "value": round(figure["value"], 4)}
@@ -59,8 +67,10 @@ def _header(results: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]
         "dataset": {"type": "brain-mri", "name": f"{sources} (test patients)"},
         "metrics": metrics,
     }
+    # The code's licence says nothing about weights whose data have terms of their own.
+    terms = {"license": "other", "license_name": "terms-of-the-data"} if licences else {"license": "apache-2.0"}
     return {
-        "license": "apache-2.0",
+        **terms,
         "library_name": "slicewise",
         "pipeline_tag": "image-segmentation",
         "tags": ["medical", "MRI", "brain-tumor", "segmentation", "classification", "multi-task"],

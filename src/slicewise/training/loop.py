@@ -29,7 +29,7 @@ from slicewise.training.processes import agree, share_of, synchronize_statistics
 from slicewise.training.state import StateKeeper, digest_of
 from slicewise.training.step import Learner, gradient_cosine
 from slicewise.training.supervision import Data, check_supervision, supervised_rows
-from slicewise.training.validate import OperatingPoint, Validation, validate
+from slicewise.training.validate import Validation, validate
 
 __all__ = ["Outcome", "Watcher", "train_phase"]
 
@@ -42,10 +42,6 @@ class Outcome:
 
     history: list[dict[str, Any]]
     """One row an epoch."""
-    operating_point: OperatingPoint
-    """Chosen on validation at the best epoch."""
-    metrics: dict[str, dict[str, float | int | None]]
-    """The best epoch's validation figures."""
     verdict: Verdict | None
     """The gate's on the best epoch; None without a gate. One that is not accepted: no epoch was."""
     duration_s: float
@@ -211,15 +207,13 @@ def train_phase(
         watcher.epoch_ends(progress.timed_history(), cast(MultiTaskUNet, average.module))
         stop_if_asked()
 
-    kept = {"history": progress.history, "best": progress.best_weights, "point": progress.best_point}
+    kept = {"history": progress.history, "best": progress.best_weights}
     digest = digest_of({name: module.state_dict() for name, module in modules.items()} | kept)
     if progress.best_weights:
         network.load_state_dict(progress.best_weights)
     network.to("cpu").eval()
     return Outcome(
         history=progress.timed_history(),
-        operating_point=OperatingPoint(*progress.best_point),
-        metrics=progress.best_metrics,
         verdict=Verdict(**progress.best_verdict) if progress.best_verdict else None,
         duration_s=sum(timing["duration_s"] for timing in progress.timings),
         digest=digest,
@@ -240,9 +234,6 @@ class _Progress:
     """Spent on the steps of this epoch."""
     epochs_without_gain: int = 0
     best_score: float = -math.inf
-    best_point: list[float] = field(default_factory=lambda: list(OperatingPoint()))
-    """Temperature and threshold."""
-    best_metrics: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
     best_verdict: dict[str, Any] | None = None
     """Of the epoch that is kept; where none could be kept, of the one that lost least."""
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -263,9 +254,8 @@ class _Progress:
         self.epochs_without_gain += 1
         if validation.score > self.best_score:
             self.epochs_without_gain = 0
-            self.best_score, self.best_point = validation.score, list(validation.operating_point)
+            self.best_score = validation.score
             self.best_verdict = None if verdict is None else verdict.to_json()
-            self.best_metrics = {name: figure.to_json() for name, figure in validation.figures.items()}
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
     def timed_history(self) -> list[dict[str, Any]]:

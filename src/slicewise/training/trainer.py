@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from slicewise.data.store import SliceStore
 from slicewise.errors import CheckpointError, ConfigError, TrainingError
 from slicewise.model.checkpoint import load_checkpoint, round_to_half, save_checkpoint
 from slicewise.model.description import Description
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskUNet, average
 from slicewise.training.gate import Gate, Verdict
 from slicewise.training.interruption import StopRequest, listen_for_stop
 from slicewise.training.loop import Outcome, train_phase
@@ -30,7 +30,7 @@ from slicewise.training.phases import Phase, next_attempt, plan_phases
 from slicewise.training.processes import open_fabric
 from slicewise.training.state import StateKeeper
 from slicewise.training.supervision import Data, check_supervision
-from slicewise.training.validate import OperatingPoint, Validation, validate
+from slicewise.training.validate import Validation, validate
 from slicewise.training.watch import Watchers
 
 __all__ = ["gather_data", "is_interrupted", "select_phases", "train_run"]
@@ -83,7 +83,7 @@ def train_run(
     display: Display,
     *,
     only: str | None = None,
-    init_from: Path | None = None,
+    init_from: Sequence[Path] = (),
     accept: Callable[[], None] = lambda: None,
 ) -> None:
     """Train the phases of a run; one that has its checkpoint already is passed over.
@@ -95,13 +95,13 @@ def train_run(
         sides: Side of each row of the store, for the checkpoint's record.
         display: Where progress goes.
         only: Name of the one phase to train.
-        init_from: A checkpoint whose weights stand for the random ones that a phase would start from, or for those of the
-            phase before ``only``.
+        init_from: Checkpoints the mean of whose weights stands for the random ones that a phase would start from, or for
+            those of the phase before ``only``.
         accept: Called, in the first of several processes, when a phase begins.
 
     Raises:
         ConfigError: The run has no phase ``only``.
-        CheckpointError: A phase that another starts from, or ``init_from``, has another architecture.
+        CheckpointError: A phase that another starts from, or one of ``init_from``, has another architecture.
         StoppedError: SIGTERM or Ctrl-C.
         TrainingError: As `slicewise.training.loop.train_phase`; what a later phase lacks is said before the first begins.
     """
@@ -118,7 +118,7 @@ def train_run(
                 if fabric.is_global_zero:
                     StateKeeper(target / "states").discard()
             elif phase in phases:
-                trainer.train(phase, init_from if only is not None or phase.starts_from is None else None)
+                trainer.train(phase, init_from if only is not None or phase.starts_from is None else ())
             fabric.barrier()
 
 
@@ -126,8 +126,7 @@ class _Kept(NamedTuple):
     """What becomes a phase's checkpoint."""
 
     network: MultiTaskUNet
-    operating_point: OperatingPoint
-    metrics: dict[str, dict[str, float | int | None]]
+    validation: Validation
     resort: Verdict | None
     """The gate's on the last resort, where that is kept."""
 
@@ -145,7 +144,7 @@ class _Trainer:
     stop: StopRequest
     finished: dict[str, Description] = field(default_factory=dict)
 
-    def train(self, phase: Phase, init_from: Path | None) -> None:
+    def train(self, phase: Phase, init_from: Sequence[Path]) -> None:
         """Train a phase until the gate accepts an epoch, or its attempts are used up; leave its checkpoint."""
         states = self.folder / phase.folder / "states"
         gate, resort = None, None
@@ -189,8 +188,7 @@ class _Trainer:
         validation = self._validate(network.to(self.fabric.device), phase)
         kept = _Kept(
             network.to("cpu"),
-            validation.operating_point,
-            {name: figure.to_json() for name, figure in validation.figures.items()},
+            validation,
             gate.judge(validation.dice_by_patient) if refused and gate is not None else None,
         )
         if self.fabric.is_global_zero:
@@ -214,13 +212,13 @@ class _Trainer:
             name=phase.name,
             tasks=phase.tasks,
             architecture=config.model,
-            temperature=kept.operating_point.temperature,
-            threshold=kept.operating_point.threshold,
+            temperature=kept.validation.operating_point.temperature,
+            threshold=kept.validation.operating_point.threshold,
             mask_threshold=config.evaluation.mask_threshold,
             parameters=kept.network.count_parameters(parts),
             data_fingerprint=self.data.store.fingerprint,
             patients=_patients(self.data.store.table, self.sides),
-            metrics={"val": kept.metrics},
+            metrics={"val": {name: figure.to_json() for name, figure in kept.validation.figures.items()}},
             gate=verdict,
             history=[row for outcome in outcomes for row in outcome.history],
             domain=fit_domain(self.data.store, self.data.train_rows, self.data.val_rows),
@@ -253,10 +251,11 @@ class _Trainer:
             sensitivity=self.config.evaluation.sensitivity,
         )
 
-    def _start(self, phase: Phase, init_from: Path | None) -> tuple[MultiTaskUNet, str | None]:
+    def _start(self, phase: Phase, init_from: Sequence[Path]) -> tuple[MultiTaskUNet, str | None]:
         """What the phase starts from, and its SHA-256: given weights, an earlier phase's, or random ones of the seed."""
-        if init_from is not None:
-            return self._of_this_architecture(init_from)
+        if init_from:
+            networks, origins = zip(*map(self._of_this_architecture, init_from), strict=True)
+            return average(networks), " + ".join(origins)
         if phase.starts_from is not None:
             return self._load(phase.starts_from)
         with torch.random.fork_rng():

@@ -1,0 +1,1 @@
+"""The service: the same predictor over HTTP. `server` starts it, `api` has the routes, a `worker` predicts."""

@@ -1,0 +1,343 @@
+"""The routes. What is slow is done by workers; here requests are read, passed on, and answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, File, Query, Request, UploadFile
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+from starlette.types import ASGIApp
+
+from slicewise import __version__
+from slicewise.service.card import card_of
+from slicewise.service.gate import PUBLIC, Door, Gate
+from slicewise.service.house import House
+from slicewise.service.metrics import MEDIA_TYPE as METRICS_TYPE
+from slicewise.service.metrics import Metrics
+from slicewise.service.problems import MEDIA_TYPE, InvalidPart, Problem, ProblemDocument, document, kind_of_status
+from slicewise.service.schemas import (
+    NOTICE,
+    BatchLine,
+    Health,
+    MaskChoice,
+    ModelCard,
+    Prediction,
+    Readiness,
+    SegmentChoice,
+    StudyResult,
+    StudyStatus,
+)
+from slicewise.service.wire import ENDINGS, SliceTask
+
+__all__ = ["create_app"]
+
+_STUDY_FILES = 2000
+_SPOOLED_BYTES = 64 * 1024
+_JSON, _NDJSON = "application/json", "application/x-ndjson"
+_FILE_TYPES = {
+    "mask": "application/gzip",
+    "segmentation": "application/dicom",
+    "report": "application/dicom",
+    "montage": "image/png",
+    "slices": "application/octet-stream",
+}
+_CODES_OF_GETS = (401, 403, 429, 500)
+_CODES_OF_POSTS = (400, 401, 403, 408, 413, 422, 429, 500, 501, 503, 504)
+
+Upload = Annotated[UploadFile, File(description="A picture, a NIfTI file or a DICOM file with one slice.")]
+Uploads = Annotated[list[UploadFile], File(description="Files, each in a field of this name.")]
+Explain = Annotated[bool, Query(description="Also answer Grad-CAM: what spoke for tumor. Needs torch on the server.")]
+Uncertain = Annotated[bool, Query(description="Also say how much the answer moves. Needs torch on the server.")]
+Segment = Annotated[
+    SegmentChoice,
+    Query(description="auto: the mask where the answer is tumor. always: also elsewhere. never: the probability alone."),
+]
+MaskFormat = Annotated[MaskChoice, Query(description="How the mask is sent.")]
+Picture = Annotated[bool, Query(description="Also answer the slice as it was read, as a PNG of 8 bit.")]
+StudyId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", description="As answered when it was sent.")]
+FileName = Literal["mask", "segmentation", "report", "montage", "slices"]
+assert set(_FILE_TYPES) == set(ENDINGS)
+
+
+def create_app(house: House) -> ASGIApp:
+    """The service as an ASGI application, its gate around it.
+
+    Args:
+        house: Started, or to be started by whoever runs the application.
+    """
+    # A series may have thousands of files; held in memory up to the usual megabyte each, they would not fit.
+    MultiPartParser.spool_max_size = _SPOOLED_BYTES
+    metrics = Metrics(house.pools, house.lanes, lambda: house.studies.unfinished, house.description.model_id)
+    app = FastAPI(
+        title="slicewise",
+        version=__version__,
+        description=f"Given a brain MRI slice: is there a tumor, and where? {NOTICE}",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(_state_routes(house, metrics))
+    app.include_router(_predict_routes(house))
+    app.include_router(_study_routes(house))
+    app.add_exception_handler(HTTPException, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    settings = house.settings
+    doors = {
+        "/v1/predict": Door(house.lanes["predict"], settings.slice_bytes),
+        "/v1/predict/batch": Door(house.lanes["batch"], settings.batch_bytes),
+        "/v1/studies": Door(house.lanes["studies"], settings.study_bytes),
+    }
+    return Gate(app, settings, doors, metrics)
+
+
+def _state_routes(house: House, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["state"])
+    card = card_of(house.description, house.model)
+
+    @router.get("/healthz", responses=_problems())
+    async def health() -> Health:
+        """The process is alive."""
+        return Health(status="ok")
+
+    @router.get("/readyz", responses=_problems(503))
+    async def readiness() -> Readiness:
+        """Slices can be predicted."""
+        if not house.slices.ready:
+            raise Problem("not-ready", {"Retry-After": "1"})
+        return Readiness(status="ready", workers=house.slices.ready)
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_problems()},
+    )
+    async def metrics_text() -> Response:
+        """Metrics for Prometheus."""
+        return Response(metrics.text(), media_type=METRICS_TYPE)
+
+    @router.get("/v1/model", responses=_problems(*_CODES_OF_GETS))
+    async def model() -> ModelCard:
+        """The model: its card, figures with intervals, thresholds; all read from the checkpoint."""
+        return card
+
+    return router
+
+
+def _predict_routes(house: House) -> APIRouter:
+    router = APIRouter(tags=["slices"])
+
+    @router.post("/v1/predict", response_model=Prediction, responses=_problems(*_CODES_OF_POSTS))
+    async def predict(
+        request: Request,
+        file: Upload,
+        explain: Explain = False,
+        uncertainty: Uncertain = False,
+        segment: Segment = "auto",
+        mask: MaskFormat = "png",
+        picture: Picture = False,
+    ) -> Response:
+        """Is there a tumor in this slice, and where?"""
+        path = await house.spool.save(file)
+        options = {"explain": explain, "uncertainty": uncertainty, "segment": segment, "mask": mask, "picture": picture}
+        return Response(await _ask(house, path, _request_id(request), options), media_type=_JSON)
+
+    @router.post(
+        "/v1/predict/batch",
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "description": "One `BatchLine` a line, in the order in which they were found.",
+                "content": {_NDJSON: {"schema": {"$ref": "#/components/schemas/BatchLine"}}},
+            },
+            **_problems(*_CODES_OF_POSTS),
+        },
+    )
+    async def predict_batch(
+        request: Request,
+        file: Uploads,
+        explain: Explain = False,
+        uncertainty: Uncertain = False,
+        segment: Segment = "auto",
+        mask: MaskFormat = "png",
+        picture: Picture = False,
+    ) -> StreamingResponse:
+        """The same for many slices; each answer is sent as soon as it is found."""
+        if len(file) > house.settings.batch_files:
+            raise Problem("too-many-files")
+        paths = [await house.spool.save(upload) for upload in file]
+        options = {"explain": explain, "uncertainty": uncertainty, "segment": segment, "mask": mask, "picture": picture}
+        request_id = _request_id(request)
+
+        async def ask(path: Path) -> bytes:
+            return await _ask(house, path, request_id, options)
+
+        # A few at a time, so that the slices of others come in between.
+        lines = _lines(paths, ask, request_id, at_once=house.slices.size * house.slices.depth)
+        return StreamingResponse(lines, media_type=_NDJSON)
+
+    return router
+
+
+def _study_routes(house: House) -> APIRouter:
+    router = APIRouter(tags=["studies"], prefix="/v1/studies")
+    studies = house.studies
+
+    @router.post(
+        "",
+        status_code=HTTPStatus.ACCEPTED,
+        responses=_problems(*_CODES_OF_POSTS),
+        form_limits={"max_files": _STUDY_FILES},
+    )
+    async def send(
+        request: Request,
+        response: Response,
+        file: Uploads,
+        uncertainty: Uncertain = False,
+        segment: Annotated[Literal["auto", "never"], Query(description="never: the probabilities alone.")] = "auto",
+    ) -> StudyStatus:
+        """Send a NIfTI file, a DICOM file, a zip, or the DICOM files of a series: predicted when its turn comes."""
+        status = await studies.add(_owner(request), file, uncertainty=uncertainty, segment=segment)
+        response.headers["Location"] = f"/v1/studies/{status.id}"
+        return status
+
+    @router.get("/{study}", responses=_problems(404, 422, *_CODES_OF_GETS))
+    async def status(request: Request, study: StudyId) -> StudyStatus:
+        """How far it is."""
+        return studies.status(_owner(request), study)
+
+    @router.delete("/{study}", responses=_problems(404, 422, *_CODES_OF_GETS))
+    async def cancel(request: Request, study: StudyId) -> StudyStatus:
+        """End it, and remove upload and results."""
+        return await studies.cancel(_owner(request), study)
+
+    @router.get("/{study}/result", response_model=StudyResult, responses=_problems(404, 409, 422, *_CODES_OF_GETS))
+    async def result(request: Request, study: StudyId) -> Response:
+        """The answer of a finished study: as `slicewise predict` records it, and which files can be fetched."""
+        return FileResponse(studies.result(_owner(request), study), media_type=_JSON)
+
+    @router.get(
+        "/{study}/scans/{scan}/{name}",
+        response_class=FileResponse,
+        responses={
+            200: {
+                "content": {
+                    media_type: {"schema": {"type": "string", "format": "binary"}}
+                    for media_type in sorted(set(_FILE_TYPES.values()))
+                }
+            },
+            **_problems(404, 409, 422, *_CODES_OF_GETS),
+        },
+    )
+    async def file_of(
+        request: Request,
+        study: StudyId,
+        scan: Annotated[int, PathParameter(ge=0, le=99_999, description="Which of the result's scans.")],
+        name: Annotated[FileName, PathParameter(description="Which of its files.")],
+    ) -> FileResponse:
+        """A file of a scan.
+
+        mask: NIfTI on the input's grid. segmentation, report: DICOM SEG and SR, of DICOM alone. montage: PNG of a volume.
+        slices: numpy's npz with picture, uint8, and mask, bool, both (slices, rows, columns), and spacing_mm of these.
+        """
+        path = studies.file(_owner(request), study, scan, name)
+        return FileResponse(path, media_type=_FILE_TYPES[name], filename=path.name)
+
+    return router
+
+
+async def _ask(house: House, path: Path, request_id: str, options: dict[str, Any]) -> bytes:
+    """The answer for one upload, which is removed."""
+    task = SliceTask(str(path), request_id, time.monotonic(), **options)
+    pool = house.thorough if task.explain or task.uncertainty else house.slices
+    try:
+        return await pool.ask(task, patience_s=house.settings.answer_timeout_s)
+    finally:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+async def _lines(
+    paths: Sequence[Path], ask: Callable[[Path], Awaitable[bytes]], request_id: str, at_once: int
+) -> AsyncIterator[bytes]:
+    room = asyncio.Semaphore(at_once)
+
+    async def line(index: int, path: Path) -> bytes:
+        async with room:
+            try:
+                return b'{"index":%d,"status":200,"prediction":%b}\n' % (index, await ask(path))
+            except Problem as problem:
+                content = document(problem.name, request_id)
+                return b'{"index":%d,"status":%d,"problem":%b}\n' % (index, problem.status_code, content)
+
+    tasks = [asyncio.create_task(line(index, path)) for index, path in enumerate(paths)]
+    try:
+        for done in asyncio.as_completed(tasks):
+            yield await done
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _request_id(request: Request) -> str:
+    return str(request.state.request_id)
+
+
+def _owner(request: Request) -> str:
+    return str(request.state.owner)
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    problem = error if isinstance(error, Problem) else Problem(kind_of_status(error.status_code), error.headers)
+    content = document(problem.name, _request_id(request), problem.errors)
+    return Response(content, problem.status_code, problem.headers, MEDIA_TYPE)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # Pydantic's "input" and "ctx" are left out: they quote what was sent.
+    parts = [InvalidPart(where=".".join(map(str, part["loc"])), expected=part["msg"]) for part in error.errors()]
+    return await _on_problem(request, Problem("invalid-request", errors=parts))
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": ProblemDocument, "description": HTTPStatus(status).phrase} for status in sorted({400, *statuses})
+    }
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with the media type of problems, the key, and the schema of a batch's lines."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if int(status) >= HTTPStatus.BAD_REQUEST:
+                    answer["content"] = {MEDIA_TYPE: answer["content"][_JSON]}
+            if path not in PUBLIC:
+                operation["security"] = [{"key": []}]
+    components = schema["components"]
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    lines = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")
+    components["schemas"] |= lines.pop("$defs", {}) | {"BatchLine": lines}
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    app.openapi_schema = json.loads(json.dumps(schema))
+    return schema

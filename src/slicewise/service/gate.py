@@ -1,0 +1,257 @@
+"""The gate: what every request passes before a byte of its body is read, and what is written down of it afterwards.
+
+In this order: request id, host, key, rate, room in the house, size. Those that are turned back cost no parsing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from slicewise.service.limits import Lane, RateLimit
+from slicewise.service.logs import log, place_of
+from slicewise.service.metrics import Metrics
+from slicewise.service.problems import MEDIA_TYPE, Problem, document
+from slicewise.service.settings import ServiceSettings, is_loopback
+
+__all__ = ["PUBLIC", "Door", "Gate"]
+
+PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+"""Paths that need no key: they tell of the service, and nothing of what it was sent."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_SMALL_BODY = 64 * 1024
+_DRAINED_BYTES, _DRAINED_S = 8 * 2**20, 2.0
+_BEARER = "bearer "
+_NO_SCRIPTS = "default-src 'none'; frame-ancestors 'none'"
+# The page with the documentation loads its viewer from where FastAPI points it.
+_VIEWER = (
+    "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src https://cdn.jsdelivr.net "
+    "'unsafe-inline'; img-src data: https://fastapi.tiangolo.com; connect-src 'self'; frame-ancestors 'none'"
+)
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Door:
+    """A route that takes uploads."""
+
+    lane: Lane
+    """Who is in."""
+    most_bytes: int
+    """Of a body."""
+
+
+@dataclass
+class _Visit:
+    """One request, as far as it may be written down."""
+
+    request_id: str
+    method: str
+    began_s: float = field(default_factory=time.perf_counter)
+    status: int = 500
+    is_answered: bool = False
+
+
+class Gate:
+    """An ASGI application around another.
+
+    Args:
+        app: What answers.
+        settings: Keys and limits.
+        doors: Routes that take uploads, by path; all are POST.
+        metrics: Told of each request.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServiceSettings, doors: dict[str, Door], metrics: Metrics) -> None:
+        self._app = app
+        self._digests = tuple(_digest(key.get_secret_value()) for key in settings.keys)
+        self._doors = doors
+        self._metrics = metrics
+        self._rate = RateLimit(settings.rate_per_s)
+        self._body_timeout_s = settings.body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or turn it back."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "").lower()
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        # Another id could say anything; it would stand in the log.
+        visit = _Visit(given if _UUID.fullmatch(given) else str(uuid.uuid4()), method)
+        scope.setdefault("state", {})["request_id"] = visit.request_id
+        answer = _answering(visit, send, scope["path"])
+        door = self._doors.get(scope["path"]) if method == "POST" else None
+        is_in = False
+        try:
+            self._let_in(scope, headers, door)
+            is_in = door is not None
+            limited = _limited(receive, headers, door.most_bytes if door else _SMALL_BODY, self._body_timeout_s)
+            await self._app(scope, limited, answer)
+        except Problem as problem:
+            await _drain(receive, headers)
+            await _refuse(problem, visit, answer)
+        except Exception as error:
+            log(
+                "request-failed",
+                logging.ERROR,
+                request_id=visit.request_id,
+                error=type(error).__name__,
+                where=place_of(error),
+            )
+            if not visit.is_answered:
+                await _refuse(Problem("internal"), visit, answer)
+        finally:
+            duration_s = time.perf_counter() - visit.began_s
+            if door is not None and is_in:
+                door.lane.leave(duration_s)
+            self._write_down(scope, visit, duration_s, door is not None)
+
+    def _let_in(self, scope: Scope, headers: Headers, door: Door | None) -> None:
+        """Raises a Problem where it may not."""
+        scope["state"]["owner"] = ""
+        if scope["path"] not in PUBLIC:
+            owner = self._owner(headers)
+            scope["state"]["owner"] = owner
+            if not self._rate.take(owner):
+                raise Problem("too-many-requests", {"Retry-After": str(self._rate.retry_after_s())})
+        if door is None:
+            return
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or len(length) > 15 or int(length) > door.most_bytes:
+            raise Problem("too-large", {"Connection": "close"})
+        if not door.lane.enter():
+            raise Problem("queue-full", {"Retry-After": str(door.lane.retry_after_s())})
+
+    def _owner(self, headers: Headers) -> str:
+        """A short digest of the key; without keys, everyone is one."""
+        if not self._digests:
+            # A page in a browser on this machine may have been made to send this: by its name, or by its origin.
+            if not all(map(_is_here, (headers.get("host", ""), headers.get("origin", "http://localhost")))):
+                raise Problem("forbidden")
+            return "everyone"
+        words = headers.get("authorization", "")
+        given = _digest(words[len(_BEARER) :].strip()) if words.lower().startswith(_BEARER) else b""
+        # All are compared, each in constant time: how long it takes tells nothing of any.
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        if True not in matches:
+            raise Problem("unauthorized", {"WWW-Authenticate": "Bearer"})
+        return given.hex()[:16]
+
+    def _write_down(self, scope: Scope, visit: _Visit, duration_s: float, is_upload: bool) -> None:
+        route = str(getattr(scope.get("route"), "path", scope["path"] if is_upload else "unmatched"))
+        self._metrics.count(visit.method, route, visit.status, duration_s)
+        if scope["path"] in PUBLIC and visit.status < HTTPStatus.BAD_REQUEST:
+            return  # probes come every second
+        log(
+            "request",
+            request_id=visit.request_id,
+            method=visit.method,
+            route=route,
+            status=visit.status,
+            duration_ms=round(1000 * duration_s, 1),
+        )
+
+
+def _answering(visit: _Visit, send: Send, path: str) -> Send:
+    policy = _VIEWER if path == "/docs" else _NO_SCRIPTS
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            visit.status, visit.is_answered = message["status"], True
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = visit.request_id
+            headers["Content-Security-Policy"] = policy
+            for name, value in _SECURITY.items():
+                headers[name] = value
+        await send(message)
+
+    return answer
+
+
+def _limited(receive: Receive, headers: Headers, most_bytes: int, timeout_s: float) -> Receive:
+    """The body, counted as it comes, whatever its head said of its length."""
+    total, is_whole = 0, False
+
+    async def receive_some() -> Message:
+        nonlocal total, is_whole
+        if is_whole:  # what is waited for now is that the client goes away
+            return await receive()
+        try:
+            async with asyncio.timeout(timeout_s):
+                message = await receive()
+        except TimeoutError:
+            raise Problem("body-timeout", {"Connection": "close"}) from None
+        total += len(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+        if total > most_bytes:
+            if not is_whole:
+                await _drain(receive, headers)
+            raise Problem("too-large", {"Connection": "close"})
+        return message
+
+    return receive_some
+
+
+async def _drain(receive: Receive, headers: Headers) -> None:
+    """Read on for a while what is not wanted: a client that is cut off in the middle of an upload never sees the answer."""
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        return
+    if headers.get("expect", "").lower() == "100-continue":
+        return  # it waits to be asked
+    total = 0
+    try:
+        async with asyncio.timeout(_DRAINED_S):
+            while total < _DRAINED_BYTES:
+                message = await receive()
+                total += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+async def _refuse(problem: Problem, visit: _Visit, answer: Send) -> None:
+    if visit.is_answered:
+        return
+    body = document(problem.name, visit.request_id, problem.errors)
+    headers: Sequence[tuple[bytes, bytes]] = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *((name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()),
+    ]
+    await answer({"type": "http.response.start", "status": problem.status_code, "headers": list(headers)})
+    await answer({"type": "http.response.body", "body": body})
+
+
+def _is_here(address: str) -> bool:
+    try:
+        host = urlsplit(address if "//" in address else f"//{address}").hostname
+    except ValueError:
+        return False
+    return host is not None and is_loopback(host)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

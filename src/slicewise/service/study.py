@@ -1,0 +1,160 @@
+"""A study predicted into a folder: a record of each scan, and the files that can be fetched. Runs in the worker."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicewise import __version__
+from slicewise.errors import FileError, InputError
+from slicewise.files import write_atomically
+from slicewise.inference.outputs import Format, write_outputs
+from slicewise.inference.predictor import Predictor
+from slicewise.inference.record import ScanRecord, digests_of
+from slicewise.inference.result import Result
+from slicewise.inference.writers import gray_window
+from slicewise.model.engine import Decoded, Encoded, Engine
+from slicewise.records import Scan
+from slicewise.service.answers import gray_of
+from slicewise.service.problems import PROBLEMS, known_problem
+from slicewise.service.schemas import StudyFile, StudyRefusal, StudyResult
+from slicewise.service.wire import ENDINGS, RESULT, StudyTask
+
+__all__ = ["CountingEngine", "predict_study"]
+
+_FORMATS: dict[str, tuple[Format, ...]] = {"nifti": ("nifti",), "dicom": ("dicom-seg", "dicom-sr", "nifti")}
+_SHOWN_VOXELS = 256 * 2**20
+
+
+class CountingEngine:
+    """An engine that tells how many slices went through it, one at a time.
+
+    Args:
+        engine: What does the work.
+        tell: Told the number so far, after each.
+    """
+
+    def __init__(self, engine: Engine, tell: Callable[[int], None]) -> None:
+        self.name, self.batch = engine.name, engine.batch
+        self._engine, self._tell, self._count = engine, tell, 0
+
+    def encode(self, pixels: NDArray[np.float32]) -> Encoded:
+        """As of the engine."""
+        encoded = self._engine.encode(pixels)
+        self._count += len(pixels)
+        self._tell(self._count)
+        return encoded
+
+    def decode(self, maps: Any, places: NDArray[np.int64]) -> Decoded:
+        """As of the engine."""
+        return self._engine.decode(maps, places)
+
+
+def predict_study(
+    predictor: Predictor, found: Sequence[Scan | FileError], task: StudyTask, tell: Callable[[int, int], None]
+) -> bytes:
+    """Predict what was decoded, and write ``result.json`` and the files that it names; the record lands last.
+
+    Args:
+        predictor: What answers.
+        found: What the decoder made of the upload, at least one scan among it.
+        task: What was asked.
+        tell: Told the slices done and their total, over all scans.
+
+    Returns:
+        The result, as JSON.
+    """
+    folder = Path(task.output)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    scans = [item for item in found if isinstance(item, Scan)]
+    total, before = sum(len(scan.slices) for scan in scans), 0
+    records, files = [], []
+    tell(0, total)
+    if task.uncertainty:
+        _ = predictor.network  # loaded once, and not by the copy for each scan
+    for number, scan in enumerate(scans):
+        counted = CountingEngine(predictor.engine, partial(_tell_after, tell, before, total))
+        result = _counting(predictor, counted).predict(
+            # A name within an archive may be a patient's.
+            replace(scan, name=str(number)),
+            uncertainty=task.uncertainty,
+            segment=task.segment != "never",
+        )
+        written = _write_files(result, folder, number)
+        records.append(ScanRecord.of(result, digests_of(written, folder)))
+        files += [
+            StudyFile(scan=number, name=name, href=f"/v1/studies/{task.study_id}/scans/{number}/{name}")
+            for name, ending in ENDINGS.items()
+            if folder / f"{number}_{ending}" in written
+        ]
+        before += len(scan.slices)
+    result_json = StudyResult(
+        id=task.study_id,
+        model_id=predictor.description.model_id,
+        engine=predictor.engine.name,
+        version=__version__,
+        scans=records,
+        files=files,
+        refusals=[_refusal(item) for item in found if isinstance(item, FileError)],
+    ).model_dump_json()
+    write_atomically(folder / RESULT, result_json)
+    return result_json.encode()
+
+
+def _tell_after(tell: Callable[[int, int], None], before: int, total: int, count: int) -> None:
+    tell(before + count, total)
+
+
+def _counting(predictor: Predictor, engine: Engine) -> Predictor:
+    """The same predictor, its slices counted."""
+    counting = copy(predictor)
+    counting.engine = engine
+    return counting
+
+
+def _write_files(result: Result, folder: Path, number: int) -> list[Path]:
+    """Each format by itself: a series that lies nowhere in the body has a NIfTI and no DICOM SEG."""
+    written: list[Path] = []
+    formats = _FORMATS.get(result.scan.kind, ())
+    if result.scan.affine is None:
+        formats = tuple(name for name in formats if name != "nifti")
+    for name in formats:
+        with suppress(InputError):
+            written += write_outputs(result, folder / str(number), (name,))
+    if len(result.masks) > 1:
+        written += write_outputs(result, folder / str(number), ("png",))
+    if result.scan.slices.size <= _SHOWN_VOXELS:
+        file = folder / f"{number}_{ENDINGS['slices']}"
+        write_atomically(file, lambda part: _write_slices(part, result))
+        written.append(file)
+    return written
+
+
+def _write_slices(file: Path, result: Result) -> None:
+    with file.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            picture=gray_of(result.scan.slices, gray_window(result.scan.slices)),
+            mask=result.masks,
+            spacing_mm=np.array(
+                [
+                    float("nan") if value is None else value
+                    for value in (result.scan.slice_spacing_mm, *(result.scan.spacing_mm or (None, None)))
+                ]
+            ),
+        )
+
+
+def _refusal(error: FileError) -> StudyRefusal:
+    name = known_problem(error.problem)
+    return StudyRefusal(problem=name, detail=PROBLEMS[name].detail)

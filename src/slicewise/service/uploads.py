@@ -1,0 +1,73 @@
+"""Uploads on disk, under names of our own: what a client calls a file is never read."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from starlette.datastructures import UploadFile
+
+__all__ = ["Spool", "save_study"]
+
+_GZIP = b"\x1f\x8b"
+_HEAD_BYTES = 348
+_CHUNK_BYTES = 2**20
+_SMALL_BYTES = 64 * 1024
+
+
+class Spool:
+    """A folder of uploads that wait for their answers.
+
+    Args:
+        folder: Of this process alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def save(self, upload: UploadFile) -> Path:
+        """Write an upload to a file; who asks for it removes it."""
+        file = self._folder / secrets.token_hex(16)
+        await _copy(upload, file)
+        return file
+
+
+async def save_study(uploads: Sequence[UploadFile], folder: Path) -> None:
+    """Write the files of a study into a new folder, called by their numbers.
+
+    One that begins like NIfTI ends so, for the library that reads its header again goes by that.
+    """
+    folder.mkdir(parents=True)
+    for number, upload in enumerate(uploads):
+        file = folder / f"{number:05}"
+        await _copy(upload, file)
+        ending = _ending_of(file)
+        if ending:
+            file.rename(file.with_name(file.name + ending))
+
+
+def _ending_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if head.startswith(_GZIP):
+        return ".nii.gz"
+    return ".nii" if head[344:347] == b"n+1" or head[4:7] == b"n+2" else ""
+
+
+async def _copy(upload: UploadFile, file: Path) -> None:
+    source: BinaryIO = upload.file
+    source.seek(0)
+    # What is small is in memory still, and written faster than a thread is asked to.
+    if (upload.size or 0) <= _SMALL_BYTES:
+        file.write_bytes(source.read())
+    else:
+        await asyncio.to_thread(_copy_all, source, file)
+
+
+def _copy_all(source: BinaryIO, file: Path) -> None:
+    with file.open("xb") as target:
+        shutil.copyfileobj(source, target, _CHUNK_BYTES)

@@ -1,0 +1,43 @@
+"""What docs/serving.md says is what the service does."""
+
+from pathlib import Path
+
+import yaml
+
+from slicewise.service.problems import PROBLEMS
+from slicewise.service.settings import ServiceSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+def rows_of(section):
+    text = TEXT.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return [line for line in text.splitlines() if line.startswith("| `") and "urn:slicewise" not in line]
+
+
+def test_every_problem_is_documented_and_no_other():
+    assert rows_of("Errors") == [f"| `{name}` | {kind.status} | {kind.detail} |" for name, kind in PROBLEMS.items()]
+
+
+def test_every_limit_is_documented_with_its_default(tmp_path):
+    settings = ServiceSettings(model=tmp_path)
+    units = {"MiB": 2**20, "GiB": 2**30}
+    for row in rows_of("Limits"):
+        _, name, default, *_ = (cell.strip(" `") for cell in row.split("|"))
+        number, _, unit = default.replace(",", "").partition(" ")
+        assert getattr(settings, name) == float(number) * units.get(unit, 1), name
+
+
+def test_every_path_is_documented():
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/model", "/v1/predict", "/v1/predict/batch", "/v1/studies"):
+        assert f" {path}`" in TEXT, path
+
+
+def test_compose_starts_what_the_image_has():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    targets = {service["build"]["target"] for service in services.values()}
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert all(f" AS {target}\n" in dockerfile for target in targets)
+    assert "USER slicewise" in dockerfile
+    assert "torch" not in dockerfile.split("RUN pip install")[1].split("COPY")[0]

@@ -1,0 +1,119 @@
+import base64
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from service.running import archive, dicom, draw_head, is_problem, picture, volume
+from slicewise.batch.batch import Options, Worker, predict_job
+from slicewise.batch.inputs import Job
+from slicewise.inference.decoding import Decoder
+from slicewise.inference.predictor import Predictor
+from slicewise.service.answers import predict_slice
+from slicewise.service.wire import SliceTask
+from slicewise.sources.scans import scan_of_array
+
+SAME = (
+    *("probability", "raw_probability", "threshold", "decision", "uncertainty", "kind", "plane", "mask_px", "area_mm2"),
+    "concerns",
+)
+
+
+def decoded(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def unrolled(mask):
+    values = np.zeros(0, bool)
+    for place, length in enumerate(mask["data"]["counts"]):
+        values = np.append(values, np.full(length, place % 2 == 1))
+    return values.reshape(mask["shape"])
+
+
+def test_the_answer_is_the_command_lines_to_the_last_digit(service, predictor, tmp_path):
+    for number, content in enumerate([picture(), picture(3, "JPEG"), dicom()]):
+        file = tmp_path / f"input{number}"
+        file.write_bytes(content)
+        with Decoder() as decoder:
+            record = predict_job(
+                Job(file, file.relative_to(tmp_path)), Worker(predictor, decoder, Options(), tmp_path / "out")
+            )
+        written = json.loads(record.model_dump_json())
+        answer = service.predict(content).json()
+        assert {name: answer[name] for name in SAME} == {name: written["scans"][0][name] for name in SAME}
+        assert (answer["model_id"], answer["engine"]) == (written["model_id"], written["engine"])
+
+
+def test_the_mask_is_the_predictors(service, predictor, tmp_path):
+    (tmp_path / "picture.png").write_bytes(picture())
+    mask = predictor.predict(tmp_path / "picture.png").mask
+    assert 0 < mask.sum() < mask.size
+    answer = service.predict(picture()).json()
+    assert answer["shape"] == list(mask.shape)
+    assert np.array_equal(decoded(answer["mask"]["data"]), mask * 255)
+    rle = service.predict(picture(), "/v1/predict?mask=rle").json()["mask"]
+    assert np.array_equal(unrolled(rle), mask)
+    assert service.predict(picture(), "/v1/predict?mask=none").json()["mask"] is None
+
+
+def test_the_probability_alone_needs_no_mask(service):
+    whole, alone = service.predict(picture()).json(), service.predict(picture(), "/v1/predict?segment=never").json()
+    assert alone["mask"] is None
+    assert alone["mask_px"] is None
+    assert alone["probability"] == whole["probability"]
+
+
+def test_a_mask_can_be_had_whatever_the_answer(predictor):
+    sceptic = Predictor(predictor.engine, predictor.description.model_copy(update={"threshold": 1.0}))
+    image = draw_head().astype(np.float32)
+
+    def ask(segment):
+        task = SliceTask("", "id", 0.0, segment=segment, mask="rle")
+        return json.loads(predict_slice(sceptic, scan_of_array(image), task, {}))
+
+    usual, always = ask("auto"), ask("always")
+    assert usual["decision"] == always["decision"] == "no tumor"
+    assert usual["mask_px"] == 0
+    assert np.array_equal(unrolled(always["mask"]), predictor.predict(image).mask)
+    assert always["mask_px"] == unrolled(always["mask"]).sum() > 0
+
+
+def test_it_explains_itself(service, predictor, tmp_path):
+    (tmp_path / "picture.png").write_bytes(picture())
+    answer = service.predict(picture(), "/v1/predict?explain=true&uncertainty=true&picture=true").json()
+    assert answer["uncertainty"] == predictor.predict(tmp_path / "picture.png", uncertainty=True).uncertainty
+    assert decoded(answer["explanation"]).shape == decoded(answer["picture"]).shape == tuple(answer["shape"])
+    assert decoded(answer["explanation"]).max() > 200
+    assert answer["probability"] == service.predict(picture()).json()["probability"]
+
+
+def test_concerns_are_told(service):
+    stream = io.BytesIO()
+    Image.new("RGB", (50, 70), "red").save(stream, "PNG")
+    concerns = service.predict(stream.getvalue()).json()["concerns"]
+    assert {"blank", "small", "color"} <= {concern["rule"] for concern in concerns}
+
+
+def test_what_is_no_slice_is_refused_with_a_reason(service):
+    assert is_problem(service.predict(b"neither fish nor fowl"), 422, "unknown-format")
+    assert is_problem(service.predict(b""), 422, "unreadable-file")
+    assert is_problem(service.predict(picture()[:200]), 422, "unreadable-file")
+    assert is_problem(service.predict(volume()), 422, "not-one-slice")
+    assert is_problem(service.predict(archive(a=picture(), b=picture())), 422, "not-one-slice")
+    assert service.predict(archive(a=picture())).status_code == 200
+
+
+def test_a_batch_is_answered_line_by_line(service):
+    contents = [picture(number) for number in range(4)] + [b"nothing", dicom()]
+    files = [("file", (f"{number}.png", content)) for number, content in enumerate(contents)]
+    with service.client.stream("POST", "/v1/predict/batch", files=files) as answer:
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        lines = [json.loads(line) for line in answer.iter_lines()]
+    assert sorted(line["index"] for line in lines) == list(range(6))
+    by_index = {line["index"]: line for line in lines}
+    assert by_index[4]["problem"]["type"] == "urn:slicewise:problem:unknown-format"
+    for index in (0, 1, 2, 3, 5):
+        alone = service.predict(contents[index]).json()
+        assert by_index[index]["prediction"]["probability"] == alone["probability"]
+        assert by_index[index]["prediction"]["mask"] == alone["mask"]
