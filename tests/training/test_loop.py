@@ -19,6 +19,7 @@ from slicewise.training.phases import plan_phases
 from slicewise.training.processes import open_fabric
 from slicewise.training.state import StateKeeper
 from slicewise.training.supervision import Data
+from slicewise.training.validate import OperatingPoint
 
 
 class Silent:
@@ -269,7 +270,7 @@ def test_the_best_epoch_is_kept_not_the_last(small_config, data, tmp_path, monke
 def test_patience_ends_a_phase_early(small_config, data, tmp_path, monkeypatch):
     from slicewise.training import loop
 
-    result = loop.Validation({name: loop_figure() for name in FIGURES}, loop.OperatingPoint(), pd.Series(dtype=float), 0.5)
+    result = loop.Validation({name: loop_figure() for name in FIGURES}, OperatingPoint(), pd.Series(dtype=float), 0.5)
     monkeypatch.setattr(loop, "validate", lambda *args, **kwargs: result)
     patient = small_config.model_copy(
         update={

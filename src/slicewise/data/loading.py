@@ -13,6 +13,7 @@ __all__ = ["load_ahead"]
 
 _AHEAD = 4
 """Batches that each process makes before they are asked for."""
+_IGNORED = (signal.SIGINT, signal.SIGTERM)
 
 
 def load_ahead(epoch: Epoch, first: int, processes: int, *, pin: bool) -> Iterator[Batch]:
@@ -33,7 +34,13 @@ def load_ahead(epoch: Epoch, first: int, processes: int, *, pin: bool) -> Iterat
         pin_memory=pin,
         worker_init_fn=_ignore_signals,
     )
-    yield from loader
+    # Blocked while they are begun, so that no signal finds one that does not ignore it yet.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from batches
 
 
 def _ignore_signals(number: int) -> None:
@@ -41,5 +48,5 @@ def _ignore_signals(number: int) -> None:
 
     Without it the others would be dead before the state is saved. They end when it does.
     """
-    for received in (signal.SIGINT, signal.SIGTERM):
+    for received in _IGNORED:
         signal.signal(received, signal.SIG_IGN)
