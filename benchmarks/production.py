@@ -43,6 +43,13 @@ MEAN = [
 ]
 """A last epoch so short and slow that it hardly does more than renew BatchNorm's statistics."""
 
+NOTE = (
+    "What stands above under Training and Optimization is the last of three trainings: three phases by "
+    "configs/production.yaml (12 + 1 + 28 epochs of 40,000 slices, batches of 96), the joint phase again (epochs of 32,000 "
+    "slices, batches of 32), and the mean of both weights with 200 steps more. docs/production.md says why, how long, on what "
+    "hardware, and what was tried."
+)
+
 
 def begin(arguments: argparse.Namespace) -> Run:
     """The first run, read, audited and divided."""
@@ -81,7 +88,7 @@ def main(arguments: argparse.Namespace) -> None:
     final.explain()
     print(final.report())
     if not (arguments.out / "model").exists():
-        print(publish(final.folder, arguments.out / "model"))
+        print(publish(final.folder, arguments.out / "model", NOTE))
 
 
 if __name__ == "__main__":

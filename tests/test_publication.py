@@ -72,7 +72,7 @@ def run(tmp_path, tiny, small_store):
 
 
 def test_a_published_model_has_its_figures_its_card_and_an_engine_that_agrees(run, tmp_path):
-    parity = publish(run, tmp_path / "model")
+    parity = publish(run, tmp_path / "model", "By hand, in an afternoon.")
     assert parity.probability <= 1e-3
     assert parity.dice >= 0.999
     description = read_description(tmp_path / "model")
@@ -85,6 +85,7 @@ def test_a_published_model_has_its_figures_its_card_and_an_engine_that_agrees(ru
     card = (tmp_path / "model" / CARD).read_text()
     assert card.startswith("# a card\n")
     assert "| lgg flair | 0.552 (" in card
+    assert card.endswith("By hand, in an afternoon.\n")
     assert Predictor.from_checkpoint(tmp_path / "model").engine.name == "openvino"
 
 
@@ -122,7 +123,14 @@ def test_the_packaged_model_is_small_and_says_what_it_is():
             given = description.metrics[side][name]
             assert given["low"] <= given["value"] <= given["high"]
     card = (PACKAGED / CARD).read_text()
-    for words in ("not a medical device", description.model_id, "CC BY 3.0", "CC BY-NC-SA 4.0", "BRISC 2025, CC BY 4.0"):
+    for words in (
+        "not a medical device",
+        "lgg flair",
+        description.model_id,
+        "CC BY 3.0",
+        "CC BY-NC-SA 4.0",
+        "BRISC 2025, CC BY 4.0",
+    ):
         assert words in card
 
 

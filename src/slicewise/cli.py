@@ -284,11 +284,15 @@ def report(
 
 
 @app.command()
-def publish(run: RunFolder, out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.")]) -> None:
+def publish(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.")],
+    note: Annotated[str, typer.Option("--note", help="For the card: how the model was made, beyond the run.")] = "",
+) -> None:
     """Gather what users of a run's joint model need: weights, test figures, card, and an engine for CPUs."""
     from slicewise.publication import publish as gather
 
-    parity = gather(run, out)
+    parity = gather(run, out, note)
     print(out)
     print(
         f"On slices of the run the engine differs from the weights by at most {parity.probability:.1e} in probability; "

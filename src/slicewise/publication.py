@@ -36,12 +36,13 @@ _SHOWN = (
 )
 
 
-def publish(run: Path, out: Path) -> Parity:
+def publish(run: Path, out: Path, note: str = "") -> Parity:
     """Write a folder with all that users of a model need: weights, description with test figures, card, CPU engine.
 
     Args:
         run: Folder of a run that has its report.
         out: Must not exist; appears when it is complete.
+        note: For the card: what the run's configuration does not say of how the model was made.
 
     Returns:
         How the CPU engine compares with the weights on slices of the run's store.
@@ -54,7 +55,7 @@ def publish(run: Path, out: Path) -> Parity:
         raise InputError(f"Expected a new folder for the published model, {out} exists. Remove it or name another.")
     checkpoint = find_checkpoint(run)
     network, description = load_checkpoint(checkpoint)
-    results, card = _read(run, "results.json"), _read(run, "model_card.md")
+    results, card = _read(run, "results.json"), _read(run, CARD)
     figures: dict[str, Any] = json.loads(results)
     if figures["model_id"] != description.model_id:
         raise InputError(
@@ -63,11 +64,12 @@ def publish(run: Path, out: Path) -> Parity:
         )
     metrics = description.metrics | {"test": figures["test"]} | _by_sequence(run / "cases.parquet", figures["model"])
     facts = description.model_dump(exclude={"format", "preprocessing", "weights_sha256", "domain"})
+    told = [f"## How it was made\n\n{note}"] if note else []
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         published = save_checkpoint(partial, network, **facts | {"metrics": metrics, "domain": description.domain})
-        write_atomically(partial / CARD, card.rstrip("\n") + "\n\n" + _tabulate(metrics))
+        write_atomically(partial / CARD, "\n\n".join([card.rstrip("\n"), _tabulate(metrics), *told]) + "\n")
         export(partial)
         store = SliceStore(run / "store")
         rows = np.unique(np.linspace(0, len(store) - 1, _COMPARED).astype(int))
@@ -107,7 +109,7 @@ def _tabulate(metrics: dict[str, dict[str, Any]]) -> str:
                 for name in _SHOWN
             ]
             lines.append(f"| {side.removeprefix('test, ')} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _read(run: Path, name: str) -> str:

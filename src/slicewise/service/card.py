@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from slicewise import __version__
-from slicewise.model.description import Description
+from slicewise.model.description import CARD, Description
 from slicewise.service.schemas import NOTICE, ModelCard
 
 __all__ = ["card_of"]
 
-_CARD = "model_card.md"
 _CARD_BYTES = 200_000
 _SAME = (
     *("name", "tasks", "class_names", "threshold", "temperature", "mask_threshold", "parameters", "architecture"),
@@ -26,7 +25,7 @@ def card_of(description: Description, folder: Path) -> ModelCard:
 
     Args:
         description: Of it.
-        folder: In which it lies; the run's model card is looked for there and two folders above.
+        folder: In which it lies; its card is looked for there and, of a run, two folders above.
     """
     facts = json.loads(description.model_dump_json())  # NaN, which JSON does not know, becomes null
     domain = facts.get("domain")
@@ -46,7 +45,7 @@ def card_of(description: Description, folder: Path) -> ModelCard:
 
 def _read_card(folder: Path) -> str | None:
     for place in (folder, folder.parent.parent):
-        file = place / _CARD
+        file = place / CARD
         if file.is_file() and file.stat().st_size <= _CARD_BYTES:
             return file.read_text(encoding="utf-8", errors="replace")
     return None
