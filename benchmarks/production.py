@@ -46,8 +46,8 @@ MEAN = [
 NOTE = (
     "What stands above under Training and Optimization is the last of three trainings: three phases by "
     "configs/production.yaml (12 + 1 + 28 epochs of 40,000 slices, batches of 96), the joint phase again (epochs of 32,000 "
-    "slices, batches of 32), and the mean of both weights with 200 steps more. docs/production.md says why, how long, on what "
-    "hardware, and what was tried."
+    "slices, batches of 32), and the mean of both weights with 200 steps more. docs/production.md says why, how long, on "
+    "what hardware, and what was tried."
 )
 
 
