@@ -1,5 +1,5 @@
-# The service on a CPU: no torch, no root. `docker build --target ui .` adds the reading room.
-FROM python:3.11-slim AS service
+# The service on a CPU: no torch, no root.
+FROM python:3.11-slim
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
@@ -25,17 +25,3 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["slicewise"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000", "--state", "/state"]
-
-
-FROM service AS ui
-USER root
-RUN pip install --constraint /build/constraints.txt streamlit httpx
-USER slicewise
-EXPOSE 8501
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
-CMD ["ui", "--service", "http://service:8000", "--host", "0.0.0.0", "--port", "8501"]
-
-
-# What `docker build .` makes.
-FROM service
