@@ -42,7 +42,6 @@ def predict_slice(predictor: Predictor, scan: Scan, task: SliceTask, timings_s: 
     if task.segment == "always" and result.segmented and not result.is_tumor.any():
         result = _with_decoded_mask(predictor, result)
     explanation = _explanation(predictor, result) if task.explain else None
-    window = gray_window(scan.slices[0])
     timings_s = timings_s | {name: value for name, value in result.timings_s.items() if name != "total"}
     height, width = scan.slices.shape[1:]
     segmented = result.segmented
@@ -61,7 +60,7 @@ def predict_slice(predictor: Predictor, scan: Scan, task: SliceTask, timings_s: 
             mask_px=result.mask_px if segmented else None,
             area_mm2=result.area_mm2 if segmented else None,
             explanation=explanation,
-            picture=_png(gray_of(scan.slices[0], window)) if task.picture else None,
+            picture=_png(gray_of(scan.slices[0], gray_window(scan.slices[0]))) if task.picture else None,
             concerns=[ConcernRecord(rule=item.rule, message=item.message, value=item.value) for item in result.concerns],
             timings_s=timings_s | {"total": time.monotonic() - task.accepted_s},
             model_id=result.model_id,
