@@ -9,6 +9,9 @@ import torch
 
 from slicewise.config import Config, ModelConfig, SourceConfig
 from slicewise.data.store import COLUMNS, StoreWriter
+from slicewise.inference.export import export
+from slicewise.model.checkpoint import save_checkpoint
+from slicewise.model.network import MultiTaskUNet
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -105,3 +108,23 @@ def small_config(tiny):
             },
         }
     )
+
+
+@pytest.fixture(scope="session")
+def save_alarmist(tiny):
+    """Writes and exports a checkpoint that answers "tumor" to everything, with masks; facts may be given."""
+
+    def save(folder, **facts):
+        torch.manual_seed(0)
+        network = MultiTaskUNet(tiny).train()
+        with torch.no_grad():
+            network(torch.randn(4, 1, 64, 64))
+            network.decoder.output.conv.bias.zero_()
+        blank = {"patients": {}, "metrics": {}, "history": [], "provenance": {}, "data_fingerprint": "", "threshold": 0.0}
+        described = {"name": "joint", "tasks": ("segmentation", "classification"), "mask_threshold": 0.5}
+        described |= {"architecture": tiny, "parameters": network.count_parameters()}
+        save_checkpoint(folder, network.eval(), **blank | described | facts)
+        export(folder)
+        return folder
+
+    return save

@@ -6,18 +6,13 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import torch
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from slicewise.batch.batch import Options, Worker
-from slicewise.config import ModelConfig
 from slicewise.inference.decoding import Decoder
-from slicewise.inference.export import export
 from slicewise.inference.predictor import Predictor
-from slicewise.model.checkpoint import save_checkpoint
-from slicewise.model.network import MultiTaskUNet
 
 SHAPE = (4, 64, 72)
 PATIENT = "Planted^Identity"
@@ -54,21 +49,9 @@ def write_series(folder):
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory, save_alarmist):
     """Answers "tumor" to everything, with masks."""
-    folder = tmp_path_factory.mktemp("model")
-    architecture = ModelConfig(widths=(4, 4, 8, 8, 8))
-    torch.manual_seed(0)
-    network = MultiTaskUNet(architecture).train()
-    with torch.no_grad():
-        network(torch.randn(4, 1, 64, 64))
-        network.decoder.output.conv.bias.zero_()
-    facts = {"patients": {}, "metrics": {}, "history": [], "provenance": {}, "data_fingerprint": "", "parameters": 1}
-    tasks = ("segmentation", "classification")
-    thresholds = {"threshold": 0.0, "mask_threshold": 0.5}
-    save_checkpoint(folder, network.eval(), name="joint", tasks=tasks, architecture=architecture, **thresholds, **facts)
-    export(folder)
-    return folder
+    return save_alarmist(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
