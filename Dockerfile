@@ -1,5 +1,5 @@
-# The service on a CPU: no torch, no root.
-FROM python:3.11-slim
+# The service and the reading room on a CPU: no torch, no root. The last stage, `service`, is what a plain build makes.
+FROM python:3.11-slim AS base
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
@@ -17,11 +17,25 @@ RUN pip install --no-deps .
 RUN useradd --create-home --uid 10001 slicewise && install -d -o slicewise -m 700 /state
 USER slicewise
 WORKDIR /home/slicewise
+# SIGTERM drains.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["slicewise"]
+
+FROM base AS ui
+USER root
+COPY constraints.txt /build/
+RUN pip install --constraint /build/constraints.txt streamlit altair pandas scikit-learn httpx
+USER slicewise
+EXPOSE 8501
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
+# The pages ask for no password: publish them on the loopback address, or behind a proxy that asks for one.
+CMD ["ui", "--host", "0.0.0.0", "--service", "http://service:8000"]
+
+FROM base AS service
 VOLUME /state
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
-# Keys come from SLICEWISE_API_KEYS: without any, it refuses to listen to a network. SIGTERM drains.
-STOPSIGNAL SIGTERM
-ENTRYPOINT ["slicewise"]
+# Keys come from SLICEWISE_API_KEYS: without any, it refuses to listen to a network.
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000", "--state", "/state"]

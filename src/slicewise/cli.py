@@ -424,6 +424,40 @@ def serve(
     serve_forever(ServiceSettings.of(given, limits or (), os.environ))
 
 
+@app.command()
+def ui(
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Folder of a checkpoint, or of a run; repeat it to compare. Default: the model that comes with slicewise.",
+        ),
+    ] = None,
+    services: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--service",
+            metavar="URL",
+            help="A service that runs already, instead of one of its own; its key is taken from SLICEWISE_API_KEYS.",
+        ),
+    ] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option("--run", metavar="RUN", help="Folder of a run whose report is shown; repeatable.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address of the pages, which ask for no password: see docs/reading-room.md.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8501,
+) -> None:
+    """Open the reading room in a browser: slices and studies, batches, two models side by side, the model, reports."""
+    from slicewise.model.description import PACKAGED
+    from slicewise.ui.launch import open_reading_room
+
+    named = models or ([] if services else [PACKAGED])
+    open_reading_room(named, services or (), runs or (), host=host, port=port)
+
+
 def _begin(config_file: Path, settings: list[str] | None, out: Path | None, resume: bool) -> Run:
     from slicewise.config import load_config
 

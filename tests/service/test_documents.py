@@ -1,5 +1,6 @@
 """What docs/serving.md says is what the service does."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -35,11 +36,17 @@ def test_every_path_is_documented():
 
 
 def test_compose_starts_the_image_without_rights_and_on_loopback_alone():
-    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
-    assert service["build"] == "."
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert service["read_only"]
-    assert service["cap_drop"] == ["ALL"]
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert "USER slicewise" in dockerfile
-    assert "torch" not in dockerfile.split("RUN pip install")[1].split("COPY")[0]
+    stages = re.findall(r"^FROM \S+ AS (\w+)$", dockerfile, re.MULTILINE)
+    assert stages == ["base", "ui", "service"], "a plain build makes the last"
+    assert services.keys() == {"service", "ui"}
+    for name, service in services.items():
+        assert service["build"] == {"context": ".", "target": name}
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+    for stage in re.split(r"^FROM ", dockerfile, flags=re.MULTILINE)[1:]:
+        users = re.findall(r"^USER (\w+)$", stage, re.MULTILINE)
+        assert (users or ["slicewise"])[-1] == "slicewise", stage
+    assert not re.search(r"^RUN pip install (?:.|\\\n)*\btorch\b", dockerfile, re.MULTILINE)

@@ -14,7 +14,12 @@ _FILL = 0.25
 
 
 def overlay(
-    image: NDArray[np.float32], mask: NDArray[np.bool_], window: tuple[float, float] | None = None
+    image: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    window: tuple[float, float] | None = None,
+    *,
+    opacity: float = _FILL,
+    outlined: bool = True,
 ) -> NDArray[np.uint8]:
     """The slice in gray with the mask's outline, and a light fill inside it.
 
@@ -22,6 +27,8 @@ def overlay(
         image: ``(H, W)``, any range.
         mask: ``(H, W)`` bool.
         window: The values that are black and white; None takes the slice's own `gray_window`.
+        opacity: Of the fill, in [0, 1].
+        outlined: Whether the outline is drawn.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -29,10 +36,11 @@ def overlay(
     low, high = gray_window(image) if window is None else window
     gray = np.clip((image.astype(np.float64) - low) / ((high - low) or 1.0), 0, 1) * 255
     colors = np.repeat(gray[..., None], 3, axis=2)
-    colors[mask] = (1 - _FILL) * colors[mask] + _FILL * np.array(_ORANGE)
-    width = max(1, round(max(image.shape) / 400))
-    outline = mask & ~ndimage.binary_erosion(mask, iterations=width, border_value=0)
-    colors[outline] = _ORANGE
+    colors[mask] = (1 - opacity) * colors[mask] + opacity * np.array(_ORANGE)
+    if outlined:
+        width = max(1, round(max(image.shape) / 400))
+        outline = mask & ~ndimage.binary_erosion(mask, iterations=width, border_value=0)
+        colors[outline] = _ORANGE
     return colors.round().astype(np.uint8)
 
 

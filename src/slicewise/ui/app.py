@@ -1,0 +1,48 @@
+"""The script that Streamlit runs for every view of every page."""
+
+import sys
+
+import streamlit as st
+from PIL import Image
+
+from slicewise.service.logs import place_of
+from slicewise.service.schemas import NOTICE
+from slicewise.ui.drawing import draw_icon
+from slicewise.ui.frame import show_notice, show_service
+from slicewise.ui.screens import batch, compare, model, read, report
+
+
+def main() -> None:
+    """Draw the frame, and the page in it."""
+    st.set_page_config(
+        page_title="slicewise reading room",
+        page_icon=Image.fromarray(draw_icon()),  # an emoji or a symbol would be fetched from a public network
+        layout="wide",
+        menu_items={"About": f"**slicewise**: is there a tumor, and where? {NOTICE}"},
+    )
+    page = st.navigation(
+        {
+            "Slices and studies": [
+                st.Page(read.show, title="Read", icon=":material/search:", url_path="read", default=True),
+                st.Page(batch.show, title="Batch", icon=":material/table_rows:", url_path="batch"),
+                st.Page(compare.show, title="Compare", icon=":material/compare:", url_path="compare"),
+            ],
+            "What answers": [
+                st.Page(model.show, title="Model", icon=":material/badge:", url_path="model"),
+                st.Page(report.show, title="Report", icon=":material/description:", url_path="report"),
+            ],
+        }
+    )
+    show_notice()
+    show_service()
+    try:
+        page.run()
+    except Exception as error:
+        # Its message stays out of the log: it may quote what was uploaded.
+        place = f"{type(error).__name__} at {place_of(error)}"
+        print(f"The page {page.title} failed: {place}", file=sys.stderr, flush=True)
+        st.error(f"**The page failed**, by a defect of slicewise ({place}). Please report it.", icon=":material/bug_report:")
+
+
+if __name__ == "__main__":
+    main()

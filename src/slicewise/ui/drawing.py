@@ -1,0 +1,189 @@
+"""What the pages show of a slice or a volume, as arrays and PNG bytes; no widgets here."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from slicewise.inference.writers import fit_shape, overlay, resize_slice
+
+__all__ = [
+    "STYLES",
+    "Cut",
+    "Style",
+    "cut_volume",
+    "draw_disagreement",
+    "draw_heat",
+    "draw_icon",
+    "draw_slice",
+    "read_png",
+    "to_png",
+]
+
+Style = Literal["outline", "fill", "both"]
+STYLES: tuple[Style, ...] = ("outline", "fill", "both")
+
+_SIDE_PX = 640
+_WINDOW = (0.0, 255.0)
+
+# Five points of matplotlib's inferno, which the gallery and the report use for the same maps.
+_HEAT_AT = np.linspace(0, 1, 5)
+_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)
+
+# Of Okabe and Ito's palette: where only the first mask is, where only the second, where both.
+_FIRST, _SECOND, _BOTH = (86, 180, 233), (213, 94, 0), (240, 228, 66)
+
+
+class Cut(NamedTuple):
+    """One plane through a volume, in the view of radiologists."""
+
+    plane: str
+    """``axial``, ``coronal``, ``sagittal``; "across rows" or "across columns" where the volume's plane is not known."""
+    picture: NDArray[np.uint8]
+    """``(H, W)``."""
+    mask: NDArray[np.bool_]
+    """``(H, W)``."""
+    spacing_mm: tuple[float, float] | None
+    """Between rows and between columns; None: not known."""
+
+
+def draw_icon() -> NDArray[np.uint8]:
+    """A head with a spot, ``(32, 32, 4)``: the icon of the pages."""
+    rows, columns = np.mgrid[:32, :32] - 15.5
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[rows**2 / 15**2 + columns**2 / 12.5**2 < 1] = (*_FIRST, 255)
+    pixels[(rows + 3) ** 2 + (columns - 4) ** 2 < 4.5**2] = (*_SECOND, 255)
+    return pixels
+
+
+def read_png(data: str) -> NDArray[np.uint8]:
+    """A gray PNG in base64, as the service sends it, as ``(H, W)``."""
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        return np.asarray(image.convert("L"))
+
+
+def to_png(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
+    """``(H, W)`` or ``(H, W, 3)`` uint8 as a PNG; a mask of bool as 0 and 255."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels * np.uint8(255) if pixels.dtype == bool else pixels).save(stream, "PNG", compress_level=3)
+    return stream.getvalue()
+
+
+def draw_slice(
+    picture: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    spacing_mm: tuple[float, float] | None = None,
+    *,
+    style: Style = "both",
+    opacity: float = 0.25,
+    side_px: int = _SIDE_PX,
+) -> NDArray[np.uint8]:
+    """A slice with its mask, large enough that the outline is thin.
+
+    Args:
+        picture: ``(H, W)``.
+        mask: ``(H, W)``.
+        spacing_mm: Between rows and columns; None takes the pixels as square.
+        style: What of the mask is drawn.
+        opacity: Of its fill, in [0, 1].
+        side_px: Of the square that what is drawn fits into.
+
+    Returns:
+        ``(H, W, 3)``, its pixels square.
+    """
+    shape = fit_shape(picture.shape, spacing_mm, (side_px, side_px))
+    image, marked = resize_slice(picture.astype(np.float32), mask, shape)
+    return overlay(image, marked, _WINDOW, opacity=0.0 if style == "outline" else opacity, outlined=style != "fill")
+
+
+def draw_heat(picture: NDArray[np.uint8], heat: NDArray[np.uint8], opacity: float = 0.5) -> NDArray[np.uint8]:
+    """A slice under its heat map.
+
+    Args:
+        picture: ``(H, W)``.
+        heat: ``(H, W)``, 0 to 255.
+        opacity: Of the map, in [0, 1].
+
+    Returns:
+        ``(H, W, 3)``.
+    """
+    height, width = fit_shape(picture.shape, None, (_SIDE_PX, _SIDE_PX))
+    gray, warm = (
+        np.asarray(Image.fromarray(layer).resize((width, height), Image.Resampling.BILINEAR)) for layer in (picture, heat)
+    )
+    colors = np.stack([np.interp(warm / 255, _HEAT_AT, channel) for channel in _HEAT.T], axis=-1)
+    return ((1 - opacity) * gray[..., None] + opacity * colors).round().astype(np.uint8)
+
+
+def draw_disagreement(
+    picture: NDArray[np.uint8], first: NDArray[np.bool_], second: NDArray[np.bool_], opacity: float = 0.5
+) -> NDArray[np.uint8]:
+    """Where two masks agree (yellow), and where only the first (blue) or only the second (vermilion) is.
+
+    Args:
+        picture: ``(H, W)``.
+        first: ``(H, W)``.
+        second: ``(H, W)``.
+        opacity: Of the colors, in [0, 1].
+
+    Returns:
+        ``(H, W, 3)``.
+    """
+    shape = fit_shape(picture.shape, None, (_SIDE_PX, _SIDE_PX))
+    image, one = resize_slice(picture.astype(np.float32), first, shape)
+    _, other = resize_slice(picture.astype(np.float32), second, shape)
+    colors = np.repeat(image[..., None], 3, axis=2)
+    for where, color in ((one & ~other, _FIRST), (other & ~one, _SECOND), (one & other, _BOTH)):
+        colors[where] = (1 - opacity) * colors[where] + opacity * np.array(color)
+    return colors.round().astype(np.uint8)
+
+
+def cut_volume(
+    picture: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    spacing_mm: NDArray[np.float64],
+    plane: str,
+    index: tuple[int, int, int],
+) -> tuple[Cut, Cut, Cut]:
+    """The three planes through a voxel.
+
+    Args:
+        picture: ``(D, H, W)``, its axes as `slicewise.orientation` has them.
+        mask: ``(D, H, W)``.
+        spacing_mm: ``(3,)``: between slices, rows and columns; NaN where not known.
+        plane: Of the slices.
+        index: Slice, row and column.
+
+    Returns:
+        The slice, the plane through its row, and the plane through its column.
+    """
+    number, row, column = index
+    # Seen from a row, a volume has its slices and columns left; from a column, its slices and rows. What of these runs
+    # downwards, and in which direction, follows from the table of `slicewise.orientation`.
+    views = {
+        "axial": (("coronal", False, True), ("sagittal", False, True)),
+        "coronal": (("axial", False, False), ("sagittal", True, False)),
+        "sagittal": (("axial", True, False), ("coronal", True, False)),
+    }.get(plane, (("across rows", False, False), ("across columns", False, False)))
+    between_slices, between_rows, between_columns = (float(value) for value in spacing_mm)
+    cuts = [_cut(plane, picture[number], mask[number], (between_rows, between_columns))]
+    across = (
+        (picture[:, row, :], mask[:, row, :], (between_slices, between_columns)),
+        (picture[:, :, column], mask[:, :, column], (between_slices, between_rows)),
+    )
+    for (name, is_turned, is_flipped), (image, marked, spacing) in zip(views, across, strict=True):
+        if is_turned:
+            image, marked, spacing = image.T, marked.T, (spacing[1], spacing[0])
+        if is_flipped:
+            image, marked = image[::-1], marked[::-1]
+        cuts.append(_cut(name, image, marked, spacing))
+    return cuts[0], cuts[1], cuts[2]
+
+
+def _cut(plane: str, picture: NDArray[np.uint8], mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> Cut:
+    return Cut(plane, picture, mask, spacing_mm if np.isfinite(spacing_mm).all() else None)

@@ -1,0 +1,107 @@
+"""Two models on one slice, and their figures."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from slicewise.evaluation.metrics import dice
+from slicewise.service.schemas import ModelCard, Prediction
+from slicewise.ui.choosing import SLICES, choose_files
+from slicewise.ui.client import Service
+from slicewise.ui.drawing import draw_disagreement, draw_slice, read_png
+from slicewise.ui.figures import figures_of
+from slicewise.ui.frame import answering, digest_of, remember, room, service_of, show_concerns, show_decision
+from slicewise.ui.slice_view import mask_of
+
+__all__ = ["show"]
+
+
+def show() -> None:
+    """Draw the page."""
+    st.header("Compare two models")
+    services = room().services
+    if len(services) < 2:
+        st.info(
+            "One model is there. Start the reading room with two, such as `slicewise ui --model runs/a --model runs/b`, or "
+            "name two services with `--service`.",
+            icon=":material/info:",
+        )
+        return
+    places = range(len(services))
+    left, right = st.columns(2)
+    first = left.selectbox("First", places, format_func=lambda place: services[place].name, key="first")
+    second = right.selectbox("Second", places, index=1, format_func=lambda place: services[place].name, key="second")
+    if first == second:
+        st.info("Choose two different models.", icon=":material/info:")
+        return
+    asked = service_of(first), service_of(second)
+    files = choose_files("compare", "Upload one picture or slice", examples=SLICES, many=False)
+    if files:
+        with answering():
+            _show_slice(files[0][1], asked)
+    st.subheader("Their figures")
+    with answering():
+        cards = [remember(("model", service.url), service.describe_model) for service in asked]
+    _show_figures(cards[0], cards[1])
+
+
+def _show_slice(content: bytes, services: tuple[Service, Service]) -> None:
+    digest = digest_of([("", content)])
+    answers = [remember(("slice", service.url, digest), partial(service.predict, content)) for service in services]
+    masks = [mask_of(answer) for answer in answers]
+    show_concerns(answers[0].concerns)
+    for column, answer, mask, name in zip(st.columns(2, gap="medium"), answers, masks, ("First", "Second"), strict=True):
+        with column:
+            assert answer.picture is not None
+            st.subheader(name)
+            st.image(
+                draw_slice(read_png(answer.picture), mask),
+                width="stretch",
+                alt=f"{name}: {answer.decision}, {mask.sum()} pixels",
+            )
+            show_decision(answer, answer.model_id)
+    _show_agreement(answers[0], masks[0], masks[1])
+
+
+def _show_agreement(answer: Prediction, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> None:
+    both, one, other = (int(part.sum()) for part in (first & second, first & ~second, second & ~first))
+    st.subheader("Where they differ")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        assert answer.picture is not None
+        st.image(
+            draw_disagreement(read_png(answer.picture), first, second),
+            width="stretch",
+            alt=f"{both} pixels in both masks, {one} in the first alone, {other} in the second alone",
+        )
+    with right:
+        agreement = dice(both, one, other)
+        st.metric("Dice of the two masks", "both are empty" if np.isnan(agreement) else f"{agreement:.3f}")
+        counts = {"in both (yellow)": both, "in the first alone (blue)": one, "in the second alone (vermilion)": other}
+        st.table(pd.DataFrame({"pixels": counts}))
+        st.caption("Two models that agree may both be wrong: no reference is here.")
+
+
+def _show_figures(first: ModelCard, second: ModelCard) -> None:
+    sides = [side for side in first.metrics if side in second.metrics]
+    if not sides:
+        st.info("The two checkpoints have figures of no side in common.", icon=":material/info:")
+        return
+    side = st.selectbox("Measured on", sides, index=sides.index("test") if "test" in sides else 0)
+    tables = [figures_of(card, side).set_index("figure") for card in (first, second)]
+    merged = pd.DataFrame(
+        {
+            f"{name}: {card.model_id}": table["shown"] + table["n_patients"].map(" (n = {:,} patients)".format)
+            for name, card, table in zip(("first", "second"), (first, second), tables, strict=True)
+        }
+    )
+    st.dataframe(merged, alt="One row a figure, one column a model")
+    st.caption(
+        "As each checkpoint describes itself. Only where both were measured on the same patients may they be compared, and "
+        "then in pairs, as `slicewise report` does."
+    )

@@ -1,0 +1,83 @@
+"""What the model says of itself: its card, figures with intervals, course, limits."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from slicewise.service.schemas import ModelCard
+from slicewise.ui.figures import draw_course, draw_intervals, figures_of
+from slicewise.ui.frame import answering, describe_model, offer
+
+__all__ = ["show"]
+
+
+def show() -> None:
+    """Draw the page."""
+    st.header("The model")
+    with answering():
+        card = describe_model()
+    facts = (
+        ("Weights", card.model_id),
+        ("Parameters", f"{card.parameters / 1e6:.2f} M"),
+        ("Threshold", f"{card.threshold:.3f}"),
+        ("Trained on", f"{sum(sides.get('train', 0) for sides in card.patients.values()):,} patients"),
+    )
+    for column, (name, value) in zip(st.columns(len(facts)), facts, strict=True):
+        column.metric(name, value)
+    figures, course, words, origin = st.tabs(["Figures", "Course of the training", "Model card", "Origin"])
+    with figures:
+        _show_figures(card)
+    with course:
+        _show_course(card)
+    with words:
+        if card.card is None:
+            st.info("No model card lies beside this checkpoint; `slicewise report` writes one.", icon=":material/info:")
+        else:
+            st.markdown(_without_header(card.card))
+            offer("Model card", card.card, "model_card.md", "text/markdown")
+    with origin:
+        st.json(
+            {name: getattr(card, name) for name in ("weights_sha256", "architecture", "preprocessing", "provenance", "gate")}
+        )
+
+
+def _show_figures(card: ModelCard) -> None:
+    if not card.metrics:
+        st.info("This checkpoint was not measured; `slicewise evaluate` does it.", icon=":material/info:")
+        return
+    sides = list(card.metrics)
+    side = st.selectbox("Measured on", sides, index=sides.index("test") if "test" in sides else 0)
+    table = figures_of(card, side)
+    st.altair_chart(draw_intervals(table), alt="Figures with their intervals; the table below has the same")
+    st.dataframe(
+        table[["figure", "shown", "n_slices", "n_patients"]],
+        hide_index=True,
+        column_config={"shown": "value (95 % interval)", "n_slices": "slices", "n_patients": "patients"},
+        alt="One row a figure",
+    )
+    if table["n_patients"].min() < 10:
+        st.caption("A figure from fewer than ten patients is an example.")
+    st.subheader("Patients")
+    st.dataframe(pd.DataFrame(card.patients).T.fillna(0).astype(int), alt="One row a source, one column a side")
+
+
+def _show_course(card: ModelCard) -> None:
+    if card.gate is not None:
+        verdict = "passed" if card.gate.get("accepted") else "not passed"
+        st.markdown(
+            f"**The gate**, by which joint training must not cost segmentation: {verdict}, kept: {card.gate.get('kept')}."
+        )
+    chart = draw_course(card)
+    if chart is None:
+        st.info("The checkpoint knows a single epoch; there is no course to draw.", icon=":material/info:")
+    else:
+        st.altair_chart(chart, alt="Validation figures over the epochs; the table below has the same")
+    st.dataframe(pd.DataFrame(card.history), hide_index=True, alt="One row an epoch")
+
+
+def _without_header(card: str) -> str:
+    """Without the YAML in front, which is for machines."""
+    if not card.startswith("---\n"):
+        return card
+    return card.partition("\n---\n")[2]

@@ -1,0 +1,63 @@
+"""What an answer says, in sentences; symbols beside the words, so that nothing hangs on a color."""
+
+from __future__ import annotations
+
+from slicewise.inference.record import ScanRecord
+from slicewise.inference.result import Decision
+from slicewise.service.schemas import Prediction
+
+__all__ = ["SYMBOLS", "describe_extent", "describe_probability", "describe_uncertainty", "give_reason"]
+
+SYMBOLS: dict[Decision, str] = {"tumor": "▲", "tumor, not localized": "△", "no tumor": "○", "abstained": "?"}
+"""Of each decision."""
+
+
+def describe_probability(probability: float) -> str:
+    """With three digits; what they cannot tell from certainty is said as such.
+
+    >>> describe_probability(0.99314), describe_probability(0.00004), describe_probability(0.99999)
+    ('0.993', '< 0.001', '> 0.999')
+    """
+    if probability < 0.0005:
+        return "< 0.001"
+    return "> 0.999" if probability >= 0.9995 else f"{probability:.3f}"
+
+
+def describe_uncertainty(uncertainty: float) -> str:
+    """How far the probability moves.
+
+    >>> describe_uncertainty(0.0121)
+    '± 0.012, the standard deviation over views of the slice and dropout draws'
+    """
+    spread = "less than 0.001" if uncertainty < 0.0005 else f"{uncertainty:.3f}"
+    return f"± {spread}, the standard deviation over views of the slice and dropout draws"
+
+
+def give_reason(answer: Prediction | ScanRecord) -> str:
+    """Why the decision is what it is."""
+    at = f"the threshold of {answer.threshold:.3f}, which was chosen on validation patients"
+    count = answer.slices if isinstance(answer, ScanRecord) else 1
+    if answer.decision == "abstained":
+        return "No answer is given: the warnings say why."
+    if answer.decision == "no tumor":
+        below = "The probability is below" if count == 1 else f"In none of {count} slices the probability reaches"
+        return f"{below} {at}. The mask is left empty."
+    where = f"In {answer.positive_slices} of {count} slices the" if isinstance(answer, ScanRecord) and count > 1 else "The"
+    if answer.mask_px is None:
+        return f"{where} probability reaches {at}. No mask was looked for."
+    if answer.decision == "tumor":
+        unit = "pixels" if count == 1 else "voxels"
+        return f"{where} probability reaches {at}, and the decoder outlined {answer.mask_px:,} {unit}."
+    return f"{where} probability reaches {at}, but the decoder outlined nothing. The empty mask does not mean a clear slice."
+
+
+def describe_extent(answer: Prediction | ScanRecord) -> tuple[str, str]:
+    """Name and value of how much is outlined, in the best unit that is known."""
+    volume_ml = answer.volume_ml if isinstance(answer, ScanRecord) else None
+    if volume_ml is not None:
+        return "Volume of the mask", f"{volume_ml:.2f} ml"
+    if answer.area_mm2 is not None:
+        return "Area of the mask", f"{answer.area_mm2:,.0f} mm²"
+    if answer.mask_px is None:
+        return "Mask", "not looked for"
+    return "Mask (no spacing known)", f"{answer.mask_px:,} px"

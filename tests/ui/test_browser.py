@@ -1,0 +1,240 @@
+"""The reading room in a real browser, as a person uses it."""
+
+import gzip
+import io
+import json
+import re
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from service.running import Service, wait_until
+from slicewise.model.description import PACKAGED
+from slicewise.ui.choosing import EXAMPLES
+from slicewise.ui.launch import _APP
+from ui.conftest import ReadingRoom
+
+EXAMPLE_FOLDER = _APP.parent / "examples"
+PAGES = {"Read": "Read a slice or a study", "Batch": "Batch", "Compare": "Compare two models", "Model": "The model"}
+
+
+@pytest.fixture(scope="module")
+def room(browser, service_url):
+    with ReadingRoom("--service", service_url) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser, room):
+    """The first page; what it fetches from elsewhere, or complains of, is a failure."""
+    opened = browser.new_page(viewport={"width": 1400, "height": 1600})
+    opened.set_default_timeout(30_000)
+    elsewhere, complaints = [], []
+    opened.on(
+        "request", lambda request: request.url.startswith((room.url, "data:", "blob:")) or elsewhere.append(request.url)
+    )
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(room.url)
+    opened.get_by_role("heading", name=PAGES["Read"]).wait_for()
+    yield opened
+    opened.close()
+    assert not elsewhere
+    assert not complaints
+
+
+def upload(page, *files):
+    page.locator("input[type=file]").first.set_input_files(list(files))
+
+
+def download(page, name):
+    button = page.get_by_role("button", name=name)
+    button.wait_for()
+    with page.expect_download() as fetched:
+        button.click()
+    return fetched.value.suggested_filename, fetched.value.path().read_bytes()
+
+
+def test_a_picture_is_uploaded_answered_and_downloaded(page):
+    upload(page, EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"])
+    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    page.get_by_text("Scaled to its own maximum").wait_for()
+    name, content = download(page, "Mask")
+    mask = np.asarray(Image.open(io.BytesIO(content)))
+    assert name == "phantom_tumor_mask.png"
+    with Image.open(EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"]) as picture:
+        assert mask.shape == picture.size[::-1]
+    assert set(np.unique(mask)) == {0, 255}
+    name, content = download(page, "JSON")
+    answer = json.loads(content)
+    assert answer["decision"] == "tumor"
+    assert answer["mask_px"] == (mask > 0).sum()
+    name, content = download(page, "Overlay")
+    colors = np.asarray(Image.open(io.BytesIO(content))).astype(int)
+    assert (colors == (230, 159, 0)).all(axis=-1).any(), "the outline"
+
+
+def test_the_opacity_of_the_mask_follows_the_slider(page):
+    upload(page, EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"])
+    page.get_by_text("Scaled to its own maximum").wait_for()
+    _, before = download(page, "Overlay")
+    image = page.get_by_role("img", name="pixels outlined")
+    shown = image.get_attribute("src")
+    slider = page.get_by_role("slider", name="Opacity of the fill")
+    slider.focus()
+    page.keyboard.press("End")  # by keyboard alone
+    page.get_by_test_id("stSliderThumbValue").get_by_text("100 %").wait_for()
+    wait_until(lambda: image.get_attribute("src") != shown)
+    page.get_by_test_id("stApp").and_(page.locator("[data-test-script-state=notRunning]")).wait_for()
+    _, after = download(page, "Overlay")
+    orange = [
+        (np.asarray(Image.open(io.BytesIO(content))).astype(int) == (230, 159, 0)).all(axis=-1).sum()
+        for content in (before, after)
+    ]
+    assert orange[1] > 3 * orange[0]
+
+
+def test_a_volume_is_read_slice_by_slice(page):
+    upload(page, EXAMPLE_FOLDER / EXAMPLES["NIfTI volume"])
+    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    shown = page.get_by_text(re.compile(r"^Slice \d+: probability"))
+    most_probable = number_of(shown)
+    slider = page.get_by_role("slider", name=re.compile("^Slice"))
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_text(f"Slice {most_probable + 1}: probability").wait_for()
+    page.get_by_role("button", name="Previous", exact=False).first.click()
+    page.get_by_text(f"Slice {most_probable}: probability").wait_for()
+    page.get_by_role("button", name="Next with tumor").click()
+    page.get_by_text(f"Slice {most_probable + 1}: probability").wait_for()
+    page.get_by_role("heading", name=PAGES["Read"]).click()  # away from the slider, which has keys of its own
+    page.keyboard.press("Home")
+    page.get_by_text(f"Slice {most_probable}: probability").wait_for()
+    page.get_by_role("tab", name="Three planes").click()
+    for plane in ("axial", "coronal", "sagittal"):
+        page.get_by_text(plane, exact=True).wait_for()
+    page.get_by_role("tab", name="Montage").click()
+    page.get_by_role("img", name="Slices in rows, the mask outlined").wait_for()
+    _, content = download(page, "Mask (NIfTI)")
+    mask = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    volume = nib.load(EXAMPLE_FOLDER / EXAMPLES["NIfTI volume"])
+    assert mask.shape == volume.shape
+    assert np.allclose(mask.affine, volume.affine)
+    assert np.asarray(mask.dataobj).any()
+
+
+def test_the_strip_of_probabilities_jumps_to_a_slice(page):
+    upload(page, EXAMPLE_FOLDER / EXAMPLES["NIfTI volume"])
+    shown = page.get_by_text(re.compile(r"^Slice \d+: probability"))
+    before = number_of(shown)
+    bar = page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first
+    bar.wait_for()
+    box = bar.bounding_box()
+    # The bars stand in the right five sixths of the chart, on its floor: one of the first is hit, just above the axis.
+    page.mouse.click(box["x"] + box["width"] * 0.33, box["y"] + box["height"] * 0.55)
+    page.wait_for_function(
+        "before => !document.body.innerText.includes(`Slice ${before}: probability`)", arg=before, timeout=15_000
+    )
+    assert number_of(shown) < before
+
+
+def test_a_series_gives_a_dicom_segmentation(page, tmp_path):
+    with zipfile.ZipFile(EXAMPLE_FOLDER / EXAMPLES["DICOM series"]) as archive:
+        archive.extractall(tmp_path)
+    upload(page, *sorted((tmp_path / "phantom").iterdir()))
+    _, content = download(page, "DICOM SEG")
+    segmentation = pydicom.dcmread(io.BytesIO(content))
+    assert segmentation.Modality == "SEG"
+    assert segmentation.PatientID == "phantom"
+    _, content = download(page, "JSON")
+    assert json.loads(content)["scans"][0]["slices"] == 20
+
+
+def test_a_refused_file_leaves_the_page_in_order(page, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    upload(page, tmp_path / "notes.png")
+    page.get_by_text("The file cannot be read").wait_for()
+    page.get_by_text("Slice with a tumor", exact=True).click()
+    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    assert not page.get_by_text("The file cannot be read").is_visible()
+
+
+def test_a_warning_cannot_be_missed(page):
+    page.get_by_text("Slice without", exact=True).click()
+    warning = page.get_by_role("alert").filter(has_text="Do not trust this answer without a look")
+    warning.wait_for()
+    answer = page.get_by_role("heading", name="No tumor")
+    answer.wait_for()
+    assert warning.bounding_box()["y"] < answer.bounding_box()["y"], "above the answer"
+    assert warning.bounding_box()["width"] > 600
+
+
+def test_every_page_says_what_it_must_not_be_used_for(page):
+    for link, heading in (PAGES | {"Report": "The report of a run"}).items():
+        page.get_by_role("link", name=link).click()
+        page.get_by_role("heading", name=heading, exact=True).wait_for()
+        note = page.get_by_role("note")
+        assert "Research use only – not a medical device." in note.inner_text()
+        assert note.bounding_box()["y"] < 120
+
+
+def test_what_is_open_stays_while_other_pages_are_looked_at(page):
+    upload(page, EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"])
+    page.get_by_text("Scaled to its own maximum").wait_for()
+    page.get_by_role("link", name="Model").click()
+    page.get_by_text("volume Dice").first.wait_for()
+    page.get_by_role("link", name="Read").click()
+    page.get_by_text("Still open: phantom_tumor.jpg").wait_for()
+    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    page.get_by_role("button", name="Close").click()
+    page.get_by_text("Volumes are read slice by slice").wait_for()
+
+
+def test_the_first_stop_of_the_keyboard_is_reached_and_it_is_dark_where_that_is_wanted(browser, room):
+    shades = {}
+    for scheme in ("light", "dark"):
+        opened = browser.new_page(color_scheme=scheme)
+        opened.goto(room.url)
+        opened.get_by_role("heading", name=PAGES["Read"]).wait_for()
+        color = opened.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+        shades[scheme] = sum(int(value) for value in re.findall(r"\d+", color)[:3])
+        names = []
+        for _ in range(20):
+            opened.keyboard.press("Tab")
+            names.append(opened.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel || ''"))
+        assert any("Upload" in name for name in names), names
+        assert any("Slice with a tumor" in name for name in names), names
+        opened.close()
+    assert shades["light"] > 600
+    assert shades["dark"] < 150
+
+
+def test_a_service_that_goes_away_is_said_and_its_return_is_noticed(browser, tmp_path):
+    service = Service(PACKAGED, tmp_path / "log")
+    with service:
+        port = service.wait_for("listening")["port"]
+        with ReadingRoom("--service", f"http://127.0.0.1:{port}") as room:
+            page = browser.new_page(viewport={"width": 1400, "height": 1600})
+            page.set_default_timeout(30_000)
+            page.goto(room.url)
+            upload(page, EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"])
+            answer = page.get_by_role("heading", name="Tumor", exact=False)
+            answer.wait_for()
+            page.get_by_text("Scaled to its own maximum").wait_for()
+            service.stop()
+            page.get_by_text("The service does not answer").first.wait_for()
+            assert answer.is_visible(), "what was found stays"
+            page.get_by_text("Slice without", exact=True).click()
+            page.get_by_text("nobody answers there").wait_for()
+            with Service(PACKAGED, tmp_path / "log again", port=port):
+                page.get_by_role("heading", name="No tumor").wait_for()  # without a click
+                assert not page.get_by_text("nobody answers there").is_visible()
+            page.close()
+
+
+def number_of(shown):
+    shown.wait_for()
+    return int(shown.inner_text().split(":")[0].split()[1])

@@ -1,0 +1,118 @@
+import gzip
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+from service.running import SHAPE, dicom, picture, volume, wait_until
+from slicewise.ui import client
+from slicewise.ui.client import ServiceError
+from slicewise.ui.drawing import read_png
+from slicewise.ui.slice_view import mask_of
+
+
+def test_a_slice_comes_with_its_mask_and_picture(asked, example):
+    prediction = asked.predict(example("Slice with a tumor"))
+    assert prediction.decision == "tumor"
+    mask = mask_of(prediction)
+    assert mask.shape == prediction.shape == read_png(prediction.picture).shape
+    assert mask.sum() == prediction.mask_px > 1000
+
+
+def test_a_slice_can_be_explained(asked, example):
+    prediction = asked.predict(example("Slice without"), explain=True, uncertainty=True)
+    assert read_png(prediction.explanation).shape == prediction.shape
+    assert 0 <= prediction.uncertainty <= 0.5
+    assert not mask_of(prediction).any()
+
+
+def test_a_long_batch_goes_in_parts_and_keeps_its_places(asked, monkeypatch):
+    monkeypatch.setattr(client, "BATCH_FILES", 3)
+    contents = [picture(number) for number in range(7)]
+    contents[4] = b"no picture"
+    lines = list(asked.predict_batch([(f"{place}.png", content) for place, content in enumerate(contents)]))
+    assert sorted(line.index for line in lines) == list(range(7))
+    for line in lines:
+        if line.index == 4:
+            assert line.problem["type"].endswith("unknown-format")
+        else:
+            assert line.prediction.probability == asked.predict(contents[line.index]).probability
+
+
+@pytest.mark.parametrize("most", [2000, 2])
+def test_a_study_is_followed_fetched_and_removed(asked, monkeypatch, most):
+    monkeypatch.setattr(client, "_STUDY_FILES", most)  # beyond which the files go as one archive
+    study = asked.send_study([(f"NAME-{number}.dcm", dicom(number)) for number in range(SHAPE[0])])
+    wait_until(lambda: asked.follow_study(study.id).status == "done", 40)
+    result = asked.study_result(study.id)
+    assert [record.slices for record in result.scans] == [SHAPE[0]]
+    files = {file.name: asked.fetch(file.href) for file in result.files}
+    assert files["segmentation"][128:132] == b"DICM"
+    asked.remove_study(study.id)
+    with pytest.raises(ServiceError):
+        asked.study_result(study.id)
+
+
+def test_a_compressed_volume_needs_no_name(asked):
+    study = asked.send_study([("", gzip.compress(volume()))])
+    assert wait_until(lambda: asked.follow_study(study.id).done == SHAPE[0], 40)
+
+
+def test_names_of_files_stay_here(service, asked):
+    asked.predict(picture())
+    list(asked.predict_batch([("PLANTED-batch.png", picture())]))
+    asked.send_study([("PLANTED-study.nii", volume())])
+    assert "PLANTED" not in service.log.read_text()
+
+
+def test_a_refusal_says_what_was_expected_and_where_to_find_it(service, asked):
+    with pytest.raises(ServiceError, match=r"^Expected a picture, NIfTI, DICOM or zip file") as refusal:
+        asked.predict(b"no picture")
+    error = refusal.value
+    assert (error.problem, error.title) == ("unknown-format", "The file cannot be read")
+    assert any(line.get("request_id") == error.request_id for line in service.lines())
+
+
+def test_a_wrong_key_is_a_refusal(connect, service_url):
+    with pytest.raises(ServiceError, match="Expected a valid key"):
+        connect(service_url, "wrong").describe_model()
+
+
+def test_nobody_there_is_said_as_such(connect):
+    absent = connect("http://127.0.0.1:9")
+    assert not absent.is_ready()
+    with pytest.raises(ServiceError, match="nobody answers there") as refusal:
+        absent.predict(picture())
+    assert refusal.value.problem == "unreachable"
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b'{"probability": 1}'), (200, b"<html>"), (502, b"<html>Bad gateway")])
+def test_an_answer_of_another_program_is_not_taken_for_one(connect, status, body):
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(ServiceError, match="Install the same version on both sides"):
+            connect(f"http://127.0.0.1:{server.server_port}").describe_model()
+
+
+def test_a_proxy_of_the_environment_is_not_used(connect, service_url, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    assert connect(service_url).is_ready()
+
+
+def test_a_mask_that_was_not_looked_for_is_empty(asked, example):
+    prediction = asked.predict(example("Slice with a tumor"), segment="never")
+    assert prediction.mask is None
+    assert np.array_equal(mask_of(prediction), np.zeros(prediction.shape, bool))
+    assert json.loads(prediction.model_dump_json())["mask_px"] is None

@@ -1,0 +1,103 @@
+"""`slicewise ui` as a person starts and ends it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import psutil
+import pytest
+
+from service.running import wait_until
+from ui.conftest import ReadingRoom
+
+
+def ui(*options):
+    return subprocess.run(
+        [sys.executable, "-m", "slicewise", "ui", *map(str, options)], capture_output=True, text=True, timeout=60
+    )
+
+
+def services_of(room):
+    """Processes of `slicewise serve` below it."""
+    children = psutil.Process(room.process.pid).children()
+    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and "serve" in child.cmdline()]
+
+
+@pytest.fixture(scope="module")
+def own():
+    """A reading room with a service of its own."""
+    with ReadingRoom(keys=None) as started:
+        yield started
+
+
+def test_it_listens_on_the_loopback_address_and_its_service_asks_for_a_key(own):
+    assert httpx.get(own.url, trust_env=False).status_code == 200
+    family = [psutil.Process(own.process.pid), *psutil.Process(own.process.pid).children(recursive=True)]
+    listening = [at for one in family for at in one.net_connections("tcp") if at.status == psutil.CONN_LISTEN]
+    assert len(listening) >= 2
+    assert {at.laddr.ip for at in listening} == {"127.0.0.1"}
+    (port,) = {at.laddr.port for at in listening} - {own.port}
+    assert httpx.get(f"http://127.0.0.1:{port}/v1/model", trust_env=False).status_code == 401
+
+
+def test_its_key_is_on_no_command_line(own):
+    (service,) = services_of(own)
+    key = service.environ()["SLICEWISE_API_KEYS"]
+    assert len(key) == 48
+    for one in psutil.Process(own.process.pid).children(recursive=True):
+        assert key not in " ".join(one.cmdline())
+
+
+def test_a_service_that_dies_is_started_again_where_it_was(own):
+    (service,) = services_of(own)
+    (port,) = {at.laddr.port for at in service.net_connections("tcp") if at.status == psutil.CONN_LISTEN}
+    wait_until(lambda: _is_ready(port))
+    service.kill()
+    again = wait_until(lambda: [one for one in services_of(own) if one.pid != service.pid])
+    wait_until(lambda: _is_ready(port))
+    assert again[0].environ()["SLICEWISE_API_KEYS"]
+
+
+def _is_ready(port):
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_all_that_it_started(end, service_url):
+    with ReadingRoom("--service", service_url) as room:
+        family = psutil.Process(room.process.pid).children(recursive=True)
+        assert family
+        os.kill(room.process.pid, end)
+        assert room.process.wait(30) == 0
+        assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_port_that_is_taken_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = ui("--port", listener.getsockname()[1], "--service", "http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "Name another with --port" in done.stderr
+
+
+def test_a_model_that_is_none_is_said(tmp_path):
+    done = ui("--port", _free_port(), "--model", tmp_path)
+    assert done.returncode == 2
+    assert "Expected a checkpoint (model.json)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_a_report_is_said(tmp_path):
+    done = ui("--run", tmp_path)
+    assert done.returncode == 2
+    assert "Expected a run with a report" in done.stderr
+
+
+def _free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
