@@ -1,6 +1,11 @@
 """What a training leaves to look at."""
 
 import io
+import os
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -11,7 +16,7 @@ from rich.console import Console
 from slicewise.config import LoggingConfig
 from slicewise.console import Display
 from slicewise.data.dataset import find_targets
-from slicewise.errors import TrainingError
+from slicewise.errors import StoppedError, TrainingError
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training import watch
 from slicewise.training.phases import plan_phases
@@ -64,6 +69,30 @@ def watched(small_config, data, tmp_path):
     return watch_two
 
 
+@pytest.fixture
+def interrupted(small_config, data, tmp_path, monkeypatch):
+    """Watch an epoch of joint training, an interruption, and another epoch; returns the folder."""
+
+    def watch_interrupted(backend):
+        config = small_config.model_copy(update={"logging": LoggingConfig(backend=backend, example_epochs=0)})
+        phase = next(phase for phase in plan_phases(config) if phase.name == "joint")
+        for epoch in (1, 2):
+            display = Display(Console(file=io.StringIO()))
+            with suppress(StoppedError), Watchers(tmp_path, config, data, [], display) as watchers:
+                watchers.phase_begins(phase, 2, 5)
+                watchers.epoch_ends([row(number) for number in range(1, epoch + 1)], MultiTaskUNet(config.model))
+                if epoch == 1:
+                    raise StoppedError("Stopped by SIGINT.")
+        return tmp_path
+
+    monkeypatch.setattr(watch, "_MLFLOW_STORE", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it; what it was comes back
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "")
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    return watch_interrupted
+
+
 def test_history_curves_and_examples_are_left(watched):
     folder, shown = watched(backend="none")
     history = pd.read_csv(folder / "history.csv")
@@ -87,9 +116,64 @@ def test_tensorboard_by_default(watched):
 
 @pytest.mark.parametrize("backend", ["mlflow", "wandb"])
 def test_a_logger_whose_package_is_missing_is_refused_with_what_to_install(watched, monkeypatch, backend):
-    monkeypatch.setitem(__import__("sys").modules, "pytorch_lightning.loggers", None)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning.loggers", None)
     with pytest.raises(TrainingError, match=rf"slicewise\[{backend}\]"):
         watched(backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "logger", "known_as"), [("mlflow", "MLFlowLogger", "run_id"), ("wandb", "WandbLogger", "version")]
+)
+def test_an_interrupted_training_goes_on_in_the_loggers_run(interrupted, monkeypatch, backend, logger, known_as):
+    opened = Mock()
+    opened.return_value.version = "a1"
+    monkeypatch.setitem(sys.modules, "pytorch_lightning.loggers", SimpleNamespace(**{logger: opened}))
+    interrupted(backend)
+    assert [call.kwargs[known_as] for call in opened.call_args_list] == [None, "a1"]
+    assert [call.kwargs["step"] for call in opened.return_value.log_metrics.call_args_list] == [1, 2]
+    assert [call.args for call in opened.return_value.finalize.call_args_list] == [("failed",), ("success",)]
+    opened.return_value.log_hyperparams.assert_called_once()
+    assert backend != "mlflow" or os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_keeps_a_run_in_the_folder(interrupted, small_config):
+    pytest.importorskip("mlflow", reason="needs slicewise[mlflow]")
+    from mlflow.tracking import MlflowClient
+
+    folder = interrupted("mlflow")
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name(small_config.name).experiment_id])
+    figures = client.get_metric_history(run.info.run_id, "joint/train_loss")
+    assert [(figure.step, figure.value) for figure in figures] == [(1, 1.0), (2, 0.5)]
+    assert (run.info.run_name, run.info.status) == ("joint_1", "FINISHED")
+    assert run.data.params["training/batch_size"] == "4"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_and_biases_keeps_a_run_in_the_folder(interrupted):
+    pytest.importorskip("wandb", reason="needs slicewise[wandb]")
+    files = list((interrupted("wandb") / "wandb").glob("offline-run-*/*.wandb"))
+    assert len({file.name for file in files}) == 1
+    assert b"joint/train_loss" in b"".join(file.read_bytes() for file in files)
+
+
+@pytest.mark.parametrize(("method", "accepted"), [("log_hyperparams", False), ("log_metrics", True)])
+def test_what_a_logger_refuses_is_a_sentence(small_config, data, tmp_path, monkeypatch, method, accepted):
+    logger, accept = Mock(version="a1"), Mock()
+    getattr(logger, method).side_effect = RuntimeError("the server is away")
+    logger.finalize.side_effect = RuntimeError("the server is away still")
+    monkeypatch.setitem(sys.modules, "pytorch_lightning.loggers", SimpleNamespace(WandbLogger=lambda *_, **__: logger))
+    config = small_config.model_copy(update={"logging": LoggingConfig(backend="wandb", example_epochs=0)})
+
+    def watch_one():
+        with Watchers(tmp_path, config, data, [], Display(Console(file=io.StringIO())), accept) as watchers:
+            watchers.phase_begins(plan_phases(config)[2], 1, 1)
+            watchers.epoch_ends([row(1)], MultiTaskUNet(config.model))
+
+    with pytest.raises(TrainingError, match=r"refused: the server is away\. Mend"):
+        watch_one()
+    assert accept.called == accepted
 
 
 def test_all_but_the_first_process_watch_nothing(small_config, data, tmp_path):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -24,15 +25,20 @@ from slicewise.training.supervision import Data, supervised_rows
 
 __all__ = ["Watchers"]
 
+_MLFLOW_STORE = os.environ.get("MLFLOW_TRACKING_URI")  # as the user set it: MLflow sets it too, once a run is open
+
 
 class _Logger(Protocol):
     """What Lightning's loggers have in common."""
 
+    def log_hyperparams(self, params: dict[str, Any]) -> None: ...
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
     def finalize(self, status: str) -> None: ...
 
     @property
     def experiment(self) -> Any: ...
+    @property
+    def version(self) -> int | str | None: ...
 
 
 class Watchers:
@@ -71,19 +77,23 @@ class Watchers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Take the bars away and close the logger."""
-        if self._logger is not None:
-            self._logger.finalize("success" if error is None else "failed")
-            if self._config.logging.backend == "wandb":  # an open run would take the next phase's figures as well
-                self._logger.experiment.finish()
         self._stack.close()
+        if self._logger is None:
+            return
+        backend = self._config.logging.backend
+        with _refused_in_a_sentence(backend) if error is None else suppress(Exception):  # the first error is the one to tell
+            self._logger.finalize("success" if error is None else "failed")
+            if backend == "wandb":  # an open run would take the next phase's figures as well
+                self._logger.experiment.finish(exit_code=int(error is not None))
 
     def phase_begins(self, phase: Phase, epochs: int, steps: int) -> None:
         """Start the bar and the logger."""
         self._phase = phase
         if self._display is not None:
+            with _refused_in_a_sentence(self._config.logging.backend):
+                self._logger = _open_logger(self._folder, self._config, phase)
             self._accept()
             self._display.phase_begins(phase.name, epochs, steps)
-            self._logger = _open_logger(self._folder, self._config, phase)
 
     def step_ends(self, losses: Sequence[float]) -> None:
         """Move the bar."""
@@ -99,7 +109,8 @@ class Watchers:
         self._display.epoch_ends(history)
         if self._logger is not None:
             figures = {f"{row['model']}/{name}": float(value) for name, value in row.items() if _is_number(value)}
-            self._logger.log_metrics(figures, step=row["epoch"])
+            with _refused_in_a_sentence(self._config.logging.backend):
+                self._logger.log_metrics(figures, step=row["epoch"])
         every = self._config.logging.example_epochs
         if every and self._phase.segments and row["epoch"] % every == 0:
             sheet = _draw_sheet(network, self._phase, self._data, self._config)
@@ -118,33 +129,50 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
-def _open_logger(folder: Path, config: Config, phase: Phase) -> _Logger | None:
-    """Lightning's logger for the configured backend.
-
-    Raises:
-        TrainingError: Its package is not installed.
-    """
-    backend = config.logging.backend
-    name = f"{phase.name}_{phase.attempt}"
+@contextmanager
+def _refused_in_a_sentence(backend: str) -> Iterator[None]:
     try:
-        if backend == "tensorboard":
-            from lightning_fabric.loggers import TensorBoardLogger
-
-            return TensorBoardLogger(folder, name="tensorboard", version=name)
-        if backend == "mlflow":
-            from pytorch_lightning.loggers import MLFlowLogger
-
-            return MLFlowLogger(config.name, run_name=name)
-        if backend == "wandb":
-            from pytorch_lightning.loggers import WandbLogger
-
-            return WandbLogger(name, save_dir=folder, project=config.name, reinit=True)
+        yield
     except ModuleNotFoundError:
         raise TrainingError(
             f"Expected the packages of logging.backend={backend}, they are not installed. Install slicewise[{backend}], or "
             "set logging.backend=none."
         ) from None
-    return None
+    except Exception as error:  # a server that is away, a key that is missing: each package has its own
+        raise TrainingError(
+            f"Expected logging.backend={backend} to take the course of the training, it refused: {str(error).rstrip('.')}. "
+            "Mend the cause, or set logging.backend=none; a training that was begun goes on with --resume."
+        ) from None
+
+
+def _open_logger(folder: Path, config: Config, phase: Phase) -> _Logger | None:
+    """Lightning's logger for the configured backend; an interrupted training goes on in the run that it began there."""
+    backend = config.logging.backend
+    name = f"{phase.name}_{phase.attempt}"
+    if backend == "none":
+        return None
+    if backend == "tensorboard":
+        from lightning_fabric.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name="tensorboard", version=name)
+    known = folder / phase.folder / "states" / f"attempt_{phase.attempt}" / f"{backend}_run"
+    begun = known.read_text() if known.is_file() else None
+    logger: _Logger
+    if backend == "mlflow":
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from pytorch_lightning.loggers import MLFlowLogger
+
+        store = _MLFLOW_STORE or f"sqlite:///{folder / 'mlflow.db'}"
+        logger = MLFlowLogger(config.name, run_name=name, tracking_uri=store, run_id=begun)
+    else:
+        from pytorch_lightning.loggers import WandbLogger
+
+        logger = WandbLogger(name, save_dir=folder, version=begun, project=config.name)
+    _ = logger.experiment  # opened now: what it refuses shall not cost an epoch first
+    if begun is None:
+        logger.log_hyperparams(config.model_dump(mode="json"))
+        write_atomically(known, str(logger.version))
+    return logger
 
 
 def _draw_sheet(network: MultiTaskUNet, phase: Phase, data: Data, config: Config) -> bytes:
