@@ -9,7 +9,7 @@ COPY constraints.txt .
 # here, and the package itself is installed without its requirements. Without torch, `explain` and `uncertainty` answer 501.
 RUN pip install --constraint constraints.txt \
     openvino numpy scipy pillow nibabel pydicom pylibjpeg pylibjpeg-openjpeg highdicom pydantic pyyaml typer rich \
-    fastapi uvicorn httptools uvloop python-multipart prometheus-client
+    fastapi fastapi-offline uvicorn httptools uvloop python-multipart prometheus-client
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-deps .

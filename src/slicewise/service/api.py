@@ -16,13 +16,14 @@ from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp
 
 from slicewise import __version__
 from slicewise.service.card import card_of
-from slicewise.service.gate import PUBLIC, Door, Gate
+from slicewise.service.gate import PUBLIC, VIEWER, Door, Gate
 from slicewise.service.house import House
 from slicewise.service.metrics import MEDIA_TYPE as METRICS_TYPE
 from slicewise.service.metrics import Metrics
@@ -80,11 +81,12 @@ def create_app(house: House) -> ASGIApp:
     # A series may have thousands of files; held in memory up to the usual megabyte each, they would not fit.
     MultiPartParser.spool_max_size = _SPOOLED_BYTES
     metrics = Metrics(house.pools, house.lanes, lambda: house.studies.unfinished, house.description.model_id)
-    app = FastAPI(
+    app = FastAPIOffline(
         title="slicewise",
         version=__version__,
         description=f"Given a brain MRI slice: is there a tumor, and where? {NOTICE}",
         redoc_url=None,
+        static_url=VIEWER,
         redirect_slashes=False,
     )
     app.include_router(_state_routes(house, metrics))

@@ -26,9 +26,17 @@ from slicewise.service.metrics import Metrics
 from slicewise.service.problems import MEDIA_TYPE, Problem, document
 from slicewise.service.settings import ServiceSettings, is_loopback
 
-__all__ = ["PUBLIC", "Door", "Gate"]
+__all__ = ["PUBLIC", "VIEWER", "Door", "Gate"]
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+VIEWER = "/docs/viewer"
+"""Where the documentation's page finds its scripts and styles."""
+
+PUBLIC = frozenset(
+    {
+        *("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"),
+        *(f"{VIEWER}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")),
+    }
+)
 """Paths that need no key: they tell of the service, and nothing of what it was sent."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
@@ -37,10 +45,10 @@ _SMALL_BODY = 64 * 1024
 _DRAINED_BYTES, _DRAINED_S = 8 * 2**20, 2.0
 _BEARER = "bearer "
 _NO_SCRIPTS = "default-src 'none'; frame-ancestors 'none'"
-# The page with the documentation loads its viewer from where FastAPI points it.
-_VIEWER = (
-    "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src https://cdn.jsdelivr.net "
-    "'unsafe-inline'; img-src data: https://fastapi.tiangolo.com; connect-src 'self'; frame-ancestors 'none'"
+# Of the page with the documentation.
+_SCRIPTS = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; frame-ancestors 'none'"
 )
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -175,7 +183,7 @@ class Gate:
 
 
 def _answering(visit: _Visit, send: Send, path: str) -> Send:
-    policy = _VIEWER if path == "/docs" else _NO_SCRIPTS
+    policy = _SCRIPTS if path == "/docs" else _NO_SCRIPTS
 
     async def answer(message: Message) -> None:
         if message["type"] == "http.response.start":
