@@ -64,7 +64,9 @@ def run(tmp_path, tiny, small_store):
     )
     cases.to_csv(tmp_path / "given.csv", index=False)
     read_cases(tmp_path / "given.csv").to_parquet(tiny_run / "cases.parquet", index=False)
+    calibration = {"before": {"bins": [{"n": 1}]}, "after": {"bins": [{"n": 2}]}}
     results = {"model_id": model_id, "model": "joint", "test": {"volume_dice": figure(0.75)}}
+    results |= {"calibration": calibration, "decision_curve": [{"threshold": 0.1}], "predictive_values": []}
     (tiny_run / "results.json").write_text(json.dumps(results))
     (tiny_run / "model_card.md").write_text("# a card\n")
     (tiny_run / "store").symlink_to(small_store.folder)
@@ -77,6 +79,7 @@ def test_a_published_model_has_its_figures_its_card_and_an_engine_that_agrees(ru
     assert parity.dice >= 0.999
     description = read_description(tmp_path / "model")
     assert description.metrics["test"]["volume_dice"]["value"] == 0.75
+    assert description.curves == {"calibration": [{"n": 2}], "decision_curve": [{"threshold": 0.1}]}
     dice = description.metrics["test, lgg flair"]["volume_dice"]
     assert dice["value"] == pytest.approx(np.mean([4 / 12, 8 / 14, 12 / 16]))
     assert dice["n_patients"] == 3

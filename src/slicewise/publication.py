@@ -68,7 +68,8 @@ def publish(run: Path, out: Path, note: str = "") -> Parity:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        published = save_checkpoint(partial, network, **facts | {"metrics": metrics, "domain": description.domain})
+        told_by_figures = {"metrics": metrics, "curves": _curves(figures), "domain": description.domain}
+        published = save_checkpoint(partial, network, **facts | told_by_figures)
         write_atomically(partial / CARD, "\n\n".join([card.rstrip("\n"), _tabulate(metrics), *told]) + "\n")
         export(partial)
         store = SliceStore(run / "store")
@@ -84,6 +85,18 @@ def publish(run: Path, out: Path, note: str = "") -> Parity:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return parity
+
+
+def _curves(figures: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What of the results is drawn; what is not defined, of a model that does not classify, is left out."""
+    calibration = figures["calibration"] or {}
+    curves = {
+        # Of what is answered: scaled, where a temperature was fitted.
+        "calibration": (calibration.get("after") or calibration.get("before") or {}).get("bins"),
+        "decision_curve": figures["decision_curve"],
+        "predictive_values": figures["predictive_values"],
+    }
+    return {name: points for name, points in curves.items() if points}
 
 
 def _by_sequence(table: Path, model: str) -> dict[str, dict[str, Any]]:

@@ -47,6 +47,19 @@ def test_pixels_become_square(square):
     assert draw_slice(*square, spacing_mm=(3.0, 1.0), side_px=96).shape == (96, 32, 3)
 
 
+def test_letters_say_which_side_of_the_patient_is_where():
+    black, nothing = np.zeros((200, 200), np.uint8), np.zeros((200, 200), bool)
+    drawn = draw_slice(black, nothing, plane="axial")
+    middle, edge = slice(280, 360), slice(0, 40)
+    for where in ((middle, edge), (middle, slice(-40, None)), (edge, middle), (slice(-40, None), middle)):
+        assert drawn[where].max() == 255, where
+    assert drawn[120:520, 120:520].max() == 0, "nothing in the brain"
+    assert draw_slice(black, nothing, plane="unknown").max() == 0
+    # R at the left differs from A at the left.
+    assert not np.array_equal(drawn[middle, edge], draw_slice(black, nothing, plane="sagittal")[middle, edge])
+    assert np.array_equal(drawn[middle, edge], draw_slice(black, nothing, plane="coronal")[middle, edge])
+
+
 def test_heat_of_nothing_darkens_and_of_all_warms():
     picture = np.full((8, 8), 200, np.uint8)
     cold, hot = (draw_heat(picture, np.full((8, 8), value, np.uint8), 0.5)[0, 0] for value in (0, 255))

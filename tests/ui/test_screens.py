@@ -99,6 +99,9 @@ def test_the_model_page_has_figures_with_intervals_and_the_card(enter):
     figures = page.dataframe[0].value.set_index("figure")
     assert figures.loc["volume Dice", "shown"] == "0.649 (0.598 to 0.702)"
     assert figures.loc["volume Dice", "n_patients"] == 197
+    worth = page.dataframe[2].value
+    assert worth["slices with a tumor"].tolist() == ["1.0 %", "5.0 %", "10.0 %", "30.0 %", "50.0 %"]
+    assert worth.iloc[0, 1] == "0.036 (0.030 to 0.043)"
     text = words(page)
     assert "# production" in text
     assert "license_name" not in text, "the header is for machines"

@@ -76,6 +76,9 @@ class Description(BaseModel):
     metrics: dict[str, dict[str, Any]]
     """Figures by side, each with value, n_slices and n_patients: ``val`` from training; of a published model also ``test``,
     with intervals, also of each source and sequence, such as ``test, lgg flair``."""
+    curves: dict[str, list[dict[str, Any]]] = {}
+    """Of a published model, on test slices: ``calibration`` (bins of the probability with the share of tumor in each),
+    ``decision_curve`` (net benefit by threshold) and ``predictive_values`` (by prevalence), as results.json has them."""
     gate: dict[str, Any] | None = None
     """Of a joint model: ``accepted``, which model's weights were ``kept``, and the verdict on each of the ``attempts``."""
     history: list[dict[str, Any]]

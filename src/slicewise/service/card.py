@@ -15,7 +15,7 @@ __all__ = ["card_of"]
 _CARD_BYTES = 200_000
 _SAME = (
     *("name", "tasks", "class_names", "threshold", "temperature", "mask_threshold", "parameters", "architecture"),
-    *("preprocessing", "metrics", "gate", "history", "provenance", "weights_sha256"),
+    *("preprocessing", "metrics", "curves", "gate", "history", "provenance", "weights_sha256"),
 )
 """Fields of a description that are shown as they are."""
 

@@ -287,6 +287,7 @@ class ModelCard(BaseModel):
                     "architecture": {"widths": [16, 32, 64, 128, 256], "dropout": 0.2},
                     "preprocessing": "foreground-zscore-256/1",
                     "metrics": {"val": {"roc_auc": {"value": 0.97, "low": 0.95, "high": 0.99, "n_patients": 53}}},
+                    "curves": {"decision_curve": [{"threshold": 0.1, "model": 0.34, "treat_all": 0.3, "treat_none": 0.0}]},
                     "patients": {"lgg": {"train": 80, "val": 12}},
                     "gate": None,
                     "history": [{"epoch": 1, "val_score": 0.82}],
@@ -324,6 +325,8 @@ class ModelCard(BaseModel):
     """Version of the preprocessing."""
     metrics: dict[str, dict[str, Any]]
     """Figures by side, each with value and numbers of slices and patients, and its interval where the checkpoint has one."""
+    curves: dict[str, list[dict[str, Any]]]
+    """Of a published model, on test slices: ``calibration``, ``decision_curve`` and ``predictive_values``."""
     patients: dict[str, dict[str, int]]
     """Numbers of patients by source and side."""
     gate: dict[str, Any] | None

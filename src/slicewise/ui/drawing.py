@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from slicewise.inference.writers import fit_shape, overlay, resize_slice
 
@@ -37,6 +37,10 @@ _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 
 
 # Of Okabe and Ito's palette: where only the first mask is, where only the second, where both.
 _FIRST, _SECOND, _BOTH = (86, 180, 233), (213, 94, 0), (240, 228, 66)
+
+
+# What of the patient is at the left, the right, the top and the bottom, as `slicewise.orientation` turns the slices.
+_LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 
 
 class Cut(NamedTuple):
@@ -82,8 +86,9 @@ def draw_slice(
     style: Style = "both",
     opacity: float = 0.25,
     side_px: int = _SIDE_PX,
+    plane: str = "unknown",
 ) -> NDArray[np.uint8]:
-    """A slice with its mask, large enough that the outline is thin.
+    """A slice with its mask, large enough that the outline is thin, and letters for the sides of the body.
 
     Args:
         picture: ``(H, W)``.
@@ -92,13 +97,15 @@ def draw_slice(
         style: What of the mask is drawn.
         opacity: Of its fill, in [0, 1].
         side_px: Of the square that what is drawn fits into.
+        plane: ``axial``, ``coronal`` or ``sagittal``; another has no letters.
 
     Returns:
         ``(H, W, 3)``, its pixels square.
     """
     shape = fit_shape(picture.shape, spacing_mm, (side_px, side_px))
     image, marked = resize_slice(picture.astype(np.float32), mask, shape)
-    return overlay(image, marked, _WINDOW, opacity=0.0 if style == "outline" else opacity, outlined=style != "fill")
+    drawn = overlay(image, marked, _WINDOW, opacity=0.0 if style == "outline" else opacity, outlined=style != "fill")
+    return _letter(drawn, _LETTERS[plane]) if plane in _LETTERS else drawn
 
 
 def draw_heat(picture: NDArray[np.uint8], heat: NDArray[np.uint8], opacity: float = 0.5) -> NDArray[np.uint8]:
@@ -183,6 +190,17 @@ def cut_volume(
             image, marked = image[::-1], marked[::-1]
         cuts.append(_cut(name, image, marked, spacing))
     return cuts[0], cuts[1], cuts[2]
+
+
+def _letter(drawn: NDArray[np.uint8], letters: str) -> NDArray[np.uint8]:
+    image = Image.fromarray(drawn)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, max(image.size) // 28))
+    width, height = image.size
+    margin = max(image.size) // 80
+    places = ((margin, height // 2), (width - margin, height // 2), (width // 2, margin), (width // 2, height - margin))
+    for letter, place, anchor in zip(letters, places, ("lm", "rm", "mt", "mb"), strict=True):
+        draw.text(place, letter, "white", font, anchor=anchor, stroke_width=2, stroke_fill="black")
+    return np.asarray(image)
 
 
 def _cut(plane: str, picture: NDArray[np.uint8], mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> Cut:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
 from slicewise.evaluation.metrics import METRICS
-from slicewise.report.wording import with_interval
+from slicewise.report.wording import percent, with_interval
 from slicewise.service.schemas import ModelCard
 
-__all__ = ["draw_course", "draw_intervals", "figures_of"]
+__all__ = ["draw_calibration", "draw_course", "draw_intervals", "draw_net_benefit", "figures_of", "predictive_values_of"]
 
 _SHARES = (
     *("volume_dice", "slice_dice", "roc_auc", "average_precision", "sensitivity", "specificity", "precision", "accuracy"),
@@ -59,6 +61,54 @@ def draw_intervals(table: pd.DataFrame) -> alt.Chart | alt.LayerChart:
     if shown["low"].isna().all():
         return points
     return base.mark_rule(color=_COLORS[0], strokeWidth=2).encode(x="low:Q", x2="high:Q") + points
+
+
+def draw_calibration(bins: list[dict[str, Any]]) -> alt.LayerChart:
+    """How often there is a tumor where the model says how probable one is; on the dashed line it is as often as it says."""
+    table = pd.DataFrame([row for row in bins if row["n"]])
+    unit = alt.Scale(domain=[0, 1])
+    base = alt.Chart(table).encode(
+        x=alt.X("mean_probability:Q", scale=unit, title="predicted probability"),
+        tooltip=[alt.Tooltip("mean_probability", format=".3f"), alt.Tooltip("tumor_share", format=".3f"), "n"],
+    )
+    line = base.mark_line(point=True, color=_COLORS[0]).encode(
+        y=alt.Y("tumor_share:Q", scale=unit, title="share with tumor")
+    )
+    ends = base.mark_rule(color=_COLORS[0]).encode(y="share_low:Q", y2="share_high:Q")
+    diagonal = alt.Chart(pd.DataFrame({"at": [0.0, 1.0]})).mark_line(strokeDash=[4, 3], color="#888888")
+    return ends + line + diagonal.encode(x="at:Q", y="at:Q")
+
+
+def draw_net_benefit(curve: list[dict[str, Any]]) -> alt.Chart:
+    """Net benefit of acting on the model, on all and on none (Vickers and Elkin 2006,
+    https://doi.org/10.1177/0272989X06295361)."""
+    names = {"model": "act on the model", "treat_all": "act on all", "treat_none": "act on none"}
+    table = pd.DataFrame(curve).melt(id_vars="threshold", value_vars=list(names), var_name="who", value_name="net benefit")
+    table["who"] = table["who"].map(names)
+    table = table[table["net benefit"] > -0.1]
+    colors = alt.Scale(domain=list(names.values()), range=[_COLORS[2], _COLORS[0], "#888888"])
+    return (
+        alt.Chart(table)
+        .mark_line()
+        .encode(
+            x=alt.X("threshold:Q", title="probability from which one acts"),
+            y=alt.Y("net benefit:Q"),
+            color=alt.Color("who:N", scale=colors, title=None, legend=alt.Legend(orient="top")),
+            strokeDash=alt.StrokeDash("who:N", title=None),
+            tooltip=["threshold", "who", alt.Tooltip("net benefit", format=".3f")],
+        )
+    )
+
+
+def predictive_values_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """What an answer is worth, by how many slices have a tumor where it is asked."""
+    return pd.DataFrame(
+        {
+            "slices with a tumor": [percent(row["prevalence"]) for row in rows],
+            '"tumor" is right (PPV)': [with_interval(row["ppv"]) for row in rows],
+            '"no tumor" is right (NPV)': [with_interval(row["npv"]) for row in rows],
+        }
+    )
 
 
 def draw_course(card: ModelCard) -> alt.Chart | None:

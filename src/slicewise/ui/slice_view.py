@@ -42,7 +42,7 @@ def show_slice(file: File, prediction: Prediction) -> None:
         st.markdown("**Where** – the mask over the slice")
         image = st.empty()
         style, opacity = style_controls("slice")
-        drawn = draw_slice(picture, mask, style=style, opacity=opacity)
+        drawn = draw_slice(picture, mask, style=style, opacity=opacity, plane=prediction.plane)
         image.image(
             drawn, width="stretch", alt=f"The slice; {prediction.decision}, {prediction.mask_px or 0} pixels outlined"
         )

@@ -6,7 +6,14 @@ import pandas as pd
 import streamlit as st
 
 from slicewise.service.schemas import ModelCard
-from slicewise.ui.figures import draw_course, draw_intervals, figures_of
+from slicewise.ui.figures import (
+    draw_calibration,
+    draw_course,
+    draw_intervals,
+    draw_net_benefit,
+    figures_of,
+    predictive_values_of,
+)
 from slicewise.ui.frame import answering, describe_model, offer
 
 __all__ = ["show"]
@@ -25,9 +32,12 @@ def show() -> None:
     )
     for column, (name, value) in zip(st.columns(len(facts)), facts, strict=True):
         column.metric(name, value)
-    figures, course, words, origin = st.tabs(["Figures", "Course of the training", "Model card", "Origin"])
+    names = ["Figures", "Curves and limits", "Course of the training", "Model card", "Origin"]
+    figures, curves, course, words, origin = st.tabs(names)
     with figures:
         _show_figures(card)
+    with curves:
+        _show_curves(card)
     with course:
         _show_course(card)
     with words:
@@ -60,6 +70,26 @@ def _show_figures(card: ModelCard) -> None:
         st.caption("A figure from fewer than ten patients is an example.")
     st.subheader("Patients")
     st.dataframe(pd.DataFrame(card.patients).T.fillna(0).astype(int), alt="One row a source, one column a side")
+
+
+def _show_curves(card: ModelCard) -> None:
+    if not card.curves:
+        words = "This checkpoint has no curves; `slicewise publish` keeps those of a run that was evaluated."
+        st.info(words, icon=":material/info:")
+        return
+    left, right = st.columns(2, gap="large")
+    if "calibration" in card.curves:
+        left.subheader("Does it mean what it says?")
+        left.altair_chart(draw_calibration(card.curves["calibration"]), height=320, alt="Share with tumor by probability")
+        left.caption("Share of test slices with a tumor, by the probability they were given; on the dashed line they agree.")
+    if "decision_curve" in card.curves:
+        right.subheader("Is acting on it worth it?")
+        right.altair_chart(draw_net_benefit(card.curves["decision_curve"]), height=320, alt="Net benefit by threshold")
+        right.caption("Net benefit among the test slices: above both other lines, acting on the model is better.")
+    if "predictive_values" in card.curves:
+        st.subheader("What an answer is worth")
+        st.dataframe(predictive_values_of(card.curves["predictive_values"]), hide_index=True, alt="By prevalence")
+        st.caption("At the threshold, by how many slices have a tumor where it is asked; 95 % intervals.")
 
 
 def _show_course(card: ModelCard) -> None:
