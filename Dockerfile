@@ -23,13 +23,12 @@ ENTRYPOINT ["slicewise"]
 
 FROM base AS ui
 USER root
-COPY constraints.txt /build/
 RUN pip install --constraint /build/constraints.txt streamlit altair pandas scikit-learn httpx
 USER slicewise
 EXPOSE 8501
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
-# The pages ask for no password: publish them on the loopback address, or behind a proxy that asks for one.
+# The pages ask for no password: publish them on the loopback address, or behind a proxy that asks for one (--public-name).
 CMD ["ui", "--host", "0.0.0.0", "--service", "http://service:8000"]
 
 FROM base AS service

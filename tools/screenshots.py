@@ -1,8 +1,8 @@
-"""Take the pictures of the reading room that docs/ shows, of phantoms alone.
+"""Take the pictures of the reading room that docs/ shows: of phantoms, and of a run that has only ever seen phantoms.
 
-    python tools/screenshots.py [--second MODEL] [--run RUN]
+    python tools/screenshots.py runs/demo
 
-Needs Chromium. MODEL stands beside the packaged one on the page that compares; RUN's report is shown.
+The run's model stands beside the packaged one on the page that compares, and its report is shown. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def show_comparison(page: Page) -> None:
 def show_model(page: Page) -> None:
     page.get_by_role("link", name="Model").click()
     page.get_by_text("volume Dice").first.wait_for()
+    page.get_by_role("tab", name="Curves and limits").click()
 
 
 def show_report(page: Page) -> None:
@@ -100,20 +101,14 @@ PICTURES: dict[str, Callable[[Page], None]] = {
 def main() -> None:
     """Start it, walk through it, end it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--second", type=Path, help="a model to compare with")
-    parser.add_argument("--run", type=Path, help="a run whose report is shown")
-    arguments = parser.parse_args()
-    options = ["--model", str(PACKAGED)]
-    left_out = {name for name, given in (("compare", arguments.second), ("report", arguments.run)) if not given}
-    options += ["--model", str(arguments.second)] if arguments.second else []
-    options += ["--run", str(arguments.run)] if arguments.run else []
+    parser.add_argument("run", type=Path, help="folder of a finished run, such as that of `make demo`")
+    run = str(parser.parse_args().run)
+    options = ["--model", str(PACKAGED), "--model", run, "--run", run]
     program = shutil.which("chromium") or shutil.which("google-chrome")
     FOLDER.mkdir(exist_ok=True)
     with reading_room(options), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         for name, walk in PICTURES.items():
-            if name in left_out:
-                continue
             page = browser.new_page(viewport=SIZE, color_scheme="dark" if name.endswith("_dark") else "light")
             page.goto(f"http://127.0.0.1:{PORT}")
             page.get_by_role("heading", name="Read a slice or a study").wait_for()

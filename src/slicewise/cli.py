@@ -431,7 +431,8 @@ def ui(
         typer.Option(
             "--model",
             "-m",
-            help="Folder of a checkpoint, or of a run; repeat it to compare. Default: the model that comes with slicewise.",
+            help="Folder of a checkpoint, or of a run; repeat it to compare. Default: SLICEWISE_MODEL, or the model that "
+            "comes with slicewise.",
         ),
     ] = None,
     services: Annotated[
@@ -448,14 +449,20 @@ def ui(
     host: Annotated[
         str, typer.Option("--host", help="Address of the pages, which ask for no password: see docs/reading-room.md.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8501,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the pages.")] = 8501,
+    public_names: Annotated[
+        list[str] | None,
+        typer.Option("--public-name", metavar="NAME", help="Host name under which a proxy passes the pages on; repeatable."),
+    ] = None,
 ) -> None:
     """Open the reading room in a browser: slices and studies, batches, two models side by side, the model, reports."""
+    import os
+
     from slicewise.model.description import PACKAGED
     from slicewise.ui.launch import open_reading_room
 
-    named = models or ([] if services else [PACKAGED])
-    open_reading_room(named, services or (), runs or (), host=host, port=port)
+    usual = [] if services else [Path(os.environ.get("SLICEWISE_MODEL") or PACKAGED)]
+    open_reading_room(models or usual, services or (), runs or (), host=host, port=port, public_names=public_names or ())
 
 
 def _begin(config_file: Path, settings: list[str] | None, out: Path | None, resume: bool) -> Run:

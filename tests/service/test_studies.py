@@ -11,6 +11,7 @@ import pytest
 from service.running import SHAPE, Service, archive, dicom, is_problem, picture, volume, wait_until
 from slicewise.errors import ConfigError
 from slicewise.inference.record import ScanRecord
+from slicewise.inference.writers import gray_window
 from slicewise.service.house import House
 from slicewise.service.settings import ServiceSettings
 
@@ -54,7 +55,11 @@ def test_a_volume_is_answered_as_by_the_predictor(service, predictor, nifti, tmp
     assert files["montage"].content.startswith(b"\x89PNG")
     with np.load(io.BytesIO(files["slices"].content)) as slices:
         assert np.array_equal(slices["mask"], own.masks)
-        assert (slices["picture"].shape, slices["picture"].dtype) == (own.masks.shape, np.uint8)
+        low, high = own.scan.slices.min(), own.scan.slices.max()
+        back = slices["values"] / 65535 * (high - low) + low
+        assert slices["values"].dtype == np.uint16
+        assert np.allclose(back, own.scan.slices, atol=(high - low) / 65535)
+        assert np.allclose(slices["window"] / 65535 * (high - low) + low, gray_window(own.scan.slices))
         assert slices["spacing_mm"].tolist() == pytest.approx([3.0, 0.9, 0.9])
     assert is_problem(service.client.get(f"/v1/studies/{nifti['id']}/scans/0/report"), 404, "no-such-file")
     assert is_problem(service.client.get(f"/v1/studies/{nifti['id']}/scans/7/mask"), 404, "no-such-file")

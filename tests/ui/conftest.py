@@ -13,7 +13,7 @@ from service.running import KEY, Service
 from slicewise.model.description import PACKAGED
 from slicewise.ui import client
 from slicewise.ui.choosing import EXAMPLES
-from slicewise.ui.launch import _APP
+from slicewise.ui.launch import APP
 
 
 class ReadingRoom:
@@ -75,7 +75,7 @@ def example():
     """The bytes of an example of the reading room, by its name on the page."""
 
     def read(name):
-        return (_APP.parent / "examples" / EXAMPLES[name]).read_bytes()
+        return (APP.parent / "examples" / EXAMPLES[name]).read_bytes()
 
     return read
 

@@ -15,10 +15,10 @@ from PIL import Image
 from service.running import Service, wait_until
 from slicewise.model.description import PACKAGED
 from slicewise.ui.choosing import EXAMPLES
-from slicewise.ui.launch import _APP
+from slicewise.ui.launch import APP
 from ui.conftest import ReadingRoom
 
-EXAMPLE_FOLDER = _APP.parent / "examples"
+EXAMPLE_FOLDER = APP.parent / "examples"
 PAGES = {"Read": "Read a slice or a study", "Batch": "Batch", "Compare": "Compare two models", "Model": "The model"}
 
 
@@ -138,7 +138,13 @@ def test_the_strip_of_probabilities_jumps_to_a_slice(page):
     page.wait_for_function(
         "before => !document.body.innerText.includes(`Slice ${before}: probability`)", arg=before, timeout=15_000
     )
-    assert number_of(shown) < before
+    clicked = number_of(shown)
+    assert clicked < before
+    page.get_by_role("button", name="Next", exact=False).first.click()
+    page.get_by_text(f"Slice {clicked + 1}: probability").wait_for()
+    box = bar.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.33, box["y"] + box["height"] * 0.55)  # the same bar again
+    page.get_by_text(f"Slice {clicked}: probability").wait_for()
 
 
 def test_a_series_gives_a_dicom_segmentation(page, tmp_path):
@@ -151,6 +157,28 @@ def test_a_series_gives_a_dicom_segmentation(page, tmp_path):
     assert segmentation.PatientID == "phantom"
     _, content = download(page, "JSON")
     assert json.loads(content)["scans"][0]["slices"] == 20
+
+
+def test_the_name_of_a_file_is_text_whatever_it_looks_like(page, tmp_path):
+    name = "![x](https:&#47;&#47;example.invalid&#47;a.png) *b*.jpg"
+    (tmp_path / name).write_bytes((EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"]).read_bytes())
+    upload(page, tmp_path / name)
+    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    page.get_by_role("link", name="Model").click()
+    page.get_by_text("volume Dice").first.wait_for()
+    page.get_by_role("link", name="Read").click()
+    page.get_by_text("Still open: ![x](https:").wait_for()
+
+
+def test_a_slice_that_was_gone_to_stays_while_other_pages_are_looked_at(page):
+    upload(page, EXAMPLE_FOLDER / EXAMPLES["NIfTI volume"])
+    at = number_of(page.get_by_text(re.compile(r"^Slice \d+: probability")))
+    page.get_by_role("button", name="Next", exact=False).first.click()
+    page.get_by_text(f"Slice {at + 1}: probability").wait_for()
+    page.get_by_role("link", name="Model").click()
+    page.get_by_text("volume Dice").first.wait_for()
+    page.get_by_role("link", name="Read").click()
+    page.get_by_text(f"Slice {at + 1}: probability").wait_for()
 
 
 def test_a_refused_file_leaves_the_page_in_order(page, tmp_path):

@@ -5,12 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import psutil
 import pytest
 
 from service.running import wait_until
+from slicewise.errors import ConfigError
+from slicewise.ui import own_service
 from ui.conftest import ReadingRoom
 
 
@@ -68,14 +71,47 @@ def _is_ready(port):
         return False
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_all_that_it_started(end, service_url):
-    with ReadingRoom("--service", service_url) as room:
+def is_alive(one):
+    return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_ends_with_all_that_it_started(end):
+    with ReadingRoom(keys=None) as room:
         family = psutil.Process(room.process.pid).children(recursive=True)
-        assert family
+        assert len(family) > 2, "pages, service, workers"
         os.kill(room.process.pid, end)
         assert room.process.wait(30) == 0
-        assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        wait_until(lambda: not any(map(is_alive, family)))
+
+
+def test_ended_while_it_starts_it_leaves_nothing_behind():
+    room = ReadingRoom(keys=None)
+    (service,) = wait_until(lambda: services_of(room))
+    os.kill(room.process.pid, signal.SIGTERM)
+    room.__exit__()
+    wait_until(lambda: not is_alive(service))
+
+
+def test_a_service_that_ends_again_and_again_is_given_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(own_service, "_FIRST_PAUSE_S", 0.01)
+    service = own_service.OwnService(tmp_path)
+
+    def spawn():
+        service._started_s = time.monotonic()
+        service._process = subprocess.Popen([sys.executable, "-c", ""])
+        service._process.wait()
+
+    monkeypatch.setattr(service, "_spawn", spawn)
+    spawn()
+    with pytest.raises(ConfigError, match="it ended 6 times in a row"):
+        wait_until(service.revive)
+
+
+def test_what_is_no_url_is_said():
+    done = ui("--service", "localhost:8000")
+    assert done.returncode == 2
+    assert "Expected the URL of a service" in done.stderr
 
 
 def test_a_port_that_is_taken_is_said():

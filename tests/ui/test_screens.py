@@ -5,9 +5,13 @@ import json
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from service.running import KEY, dicom, picture
-from slicewise.ui import frame
-from slicewise.ui.launch import _APP
+from service.running import KEY, archive, dicom, picture, wait_until
+from service.running import Service as Running
+from slicewise.service.schemas import BatchLine
+from slicewise.ui import session
+from slicewise.ui.choosing import Chosen
+from slicewise.ui.client import Service, ServiceError
+from slicewise.ui.launch import APP
 from slicewise.ui.screens import read
 from slicewise.ui.settings import VARIABLE
 
@@ -18,22 +22,33 @@ def enter(monkeypatch, service_url):
 
     most = 0
 
-    def draw(name, files=(), services=1, url=service_url, runs=()):
+    def close(count):
+        for number in range(count):
+            session.service_of(number).close()
+        session.service_of.clear()
+
+    def draw(name, files=(), urls=(service_url,), runs=()):
         nonlocal most
-        most = services
-        named = [{"name": f"model {number}", "url": url, "key": KEY} for number in range(services)]
+        close(most)
+        most = len(urls)
+        named = [{"name": f"model {number}", "url": url, "key": KEY} for number, url in enumerate(urls)]
         monkeypatch.setenv(VARIABLE, json.dumps({"services": named, "runs": [str(run) for run in runs]}))
         page = AppTest.from_string(f"from slicewise.ui.screens import {name}\n{name}.show()", default_timeout=60)
         if files:
-            page.session_state[f"{name} files"] = list(files)
+            page.session_state[f"{name} files"] = Chosen(tuple(files), session.digest_of(files))
         page.run()
         assert not page.exception, page.exception
         return page
 
     yield draw
-    for number in range(most):
-        frame.service_of(number).close()
-    frame.service_of.clear()
+    close(most)
+
+
+@pytest.fixture(scope="module")
+def other_url(save_alarmist, tmp_path_factory):
+    """A service of a model that knows nothing of what its training slices looked like."""
+    with Running(save_alarmist(tmp_path_factory.mktemp("other")), tmp_path_factory.mktemp("log") / "log") as started:
+        yield str(started.client.base_url).rstrip("/")
 
 
 def words(page):
@@ -46,7 +61,7 @@ def test_a_slice_is_answered_with_its_reason(enter, example):
     page = enter("read", [("slice.jpg", example("Slice with a tumor"))])
     assert "## ▲ Tumor" in words(page)
     assert "reaches the threshold" in words(page)
-    (probability, extent) = page.metric[-2:]
+    probability, extent = page.metric
     assert probability.label == "Probability of tumor"
     assert probability.value == "> 0.999"
     assert "the standard deviation over views" in words(page), "the uncertainty has come"
@@ -74,16 +89,16 @@ def test_a_batch_is_a_table_with_every_file(enter, example):
     table = page.dataframe[0].value
     assert table["file"].tolist() == ["a.jpg", "b.jpg", "c.txt"]
     assert table["decision"].tolist()[:2] == ["▲ tumor", "○ no tumor"]
-    assert table["concerns"].tolist() == ["", "far-from-training", ""]
-    assert table["problem"].tolist()[:2] == ["", ""]
+    assert table["concerns"].tolist()[:2] == ["", "far-from-training"]
+    assert table["problem"].isna().tolist() == [True, True, False]
     assert "the bytes are none of these" in table["problem"][2]
     assert table["slice"][0].startswith("data:image/png;base64,")
     assert "1 of 3 answers are in doubt" in words(page)
     assert "1 of 3 files got no answer" in words(page)
 
 
-def test_two_models_are_compared_on_a_slice_and_by_their_figures(enter, example):
-    page = enter("compare", [("slice.jpg", example("Slice with a tumor"))], services=2)
+def test_two_models_are_compared_on_a_slice_and_by_their_figures(enter, example, service_url):
+    page = enter("compare", [("slice.jpg", example("Slice with a tumor"))], urls=(service_url, service_url))
     assert page.metric[-1].label == "Dice of the two masks"
     assert page.metric[-1].value == "1.000", "the same model twice"
     assert page.dataframe[-1].value.loc["volume Dice"].str.contains(r"\(n = [\d,]+ patients\)").all()
@@ -125,8 +140,80 @@ def test_a_refused_file_is_one_sentence_with_its_request(enter):
 
 
 def test_a_service_that_is_away_is_said_and_nothing_breaks(enter):
-    page = enter("read", [("slice.png", picture())], url="http://127.0.0.1:9")
+    page = enter("read", [("slice.png", picture())], urls=("http://127.0.0.1:9",))
     assert "nobody answers there" in page.error[0].value
+
+
+def finish(page):
+    """Until the study that it follows is answered."""
+    wait_until(lambda: page.run() and page.session_state["study"].answer is not None, 40)
+    return page.run()
+
+
+def test_of_several_scans_the_most_probable_is_opened_and_the_others_are_counted(enter, example):
+    content = archive(**{"a.jpg": example("Slice without"), "b.jpg": example("Slice with a tumor"), "c.txt": b"text"})
+    page = finish(enter("read", [("both.zip", content)]))
+    assert "## ▲ Tumor" in words(page)
+    assert "2 scans: 1 with a tumor, 1 in doubt" in words(page)
+    labels = page.selectbox[0].options
+    assert len(labels) == 2
+    assert any("○ no tumor" in label and "in doubt" in label for label in labels)
+    assert "could not be read" in words(page)
+
+
+def test_a_volume_says_whose_probability_it_shows(enter, example):
+    page = finish(enter("read", [("volume.nii.gz", example("NIfTI volume"))]))
+    assert page.metric[0].label == "Highest probability, of slice 8"
+    assert page.metric[1].value.endswith(" ml")
+    assert "axial slices" in words(page)
+    assert "from inferior to superior" in words(page)
+
+
+def test_a_study_that_was_cancelled_can_be_sent_again(enter, asked, example):
+    page = enter("read", [("volume.nii.gz", example("NIfTI volume"))])
+    asked.remove_study(page.session_state["study"].id)
+    wait_until(lambda: page.run() and page.session_state["study"].ended is not None, 20)
+    page.run()
+    assert "The study is cancelled" in words(page)
+    before = page.session_state["study"].id
+    next(button for button in page.button if button.label == "Send it again").click().run()
+    assert page.session_state["study"].id != before
+    assert "## ▲ Tumor" in words(finish(page))
+
+
+def test_what_is_closed_is_removed_at_the_service(enter, asked, example):
+    page = enter("read", [("volume.nii.gz", example("NIfTI volume"))])
+    study = page.session_state["study"].id
+    page.session_state["read files"] = None
+    page.run()
+    assert "study" not in page.session_state
+    assert asked.follow_study(study).status == "cancelled"
+
+
+def test_each_model_has_warnings_of_its_own(enter, example, service_url, other_url):
+    for urls in ((service_url, other_url), (other_url, service_url)):
+        page = enter("compare", [("slice.jpg", example("Slice without"))], urls=urls)
+        assert len(page.error) == 1
+        answers = [column for column in page.columns if [part.value for part in column.subheader] in (["First"], ["Second"])]
+        doubtful = answers[urls.index(service_url)]
+        assert "far-from-training" in doubtful.error[0].value
+
+
+def test_a_batch_is_asked_again_for_what_was_not_answered(enter, example, monkeypatch):
+    def fail(self, files):
+        yield BatchLine(index=0, status=503, problem={"type": "urn:slicewise:problem:queue-full", "detail": "for programs"})
+        raise ServiceError("unreachable", "The service does not answer", "Start it again.")
+
+    files = [("=a.jpg", example("Slice with a tumor")), ("b.jpg", example("Slice without"))]
+    with monkeypatch.context() as patch:
+        patch.setattr(Service, "predict_batch", fail)
+        page = enter("batch", files)
+        assert "Start it again" in words(page)
+    assert page.dataframe[0].value["problem"][0].startswith("Others are being answered first")
+    page.run()
+    page.button[-1].click().run()
+    table = page.dataframe[0].value
+    assert table["decision"].tolist() == ["▲ tumor", "○ no tumor"]
 
 
 def test_an_archive_is_sent_as_a_study(enter, example):
@@ -141,7 +228,7 @@ def test_a_defect_of_a_page_says_where_and_quotes_nothing(enter, monkeypatch, ca
         raise ValueError("PLANTED^NAME")
 
     monkeypatch.setattr(read, "show", fail)
-    page = AppTest.from_file(str(_APP), default_timeout=60).run()
+    page = AppTest.from_file(str(APP), default_timeout=60).run()
     assert "ValueError at" in page.error[-1].value
     assert "PLANTED" not in words(page)
     assert "PLANTED" not in "".join(capsys.readouterr())

@@ -251,7 +251,8 @@ def _study_routes(house: House) -> APIRouter:
         """A file of a scan.
 
         mask: NIfTI on the input's grid. segmentation, report: DICOM SEG and SR, of DICOM alone. montage: PNG of a volume.
-        slices: numpy's npz with picture, uint8, and mask, bool, both (slices, rows, columns), and spacing_mm of these.
+        slices: numpy's npz with values, uint16, from the least to the greatest of the scan, and mask, bool, both (slices,
+        rows, columns); window, the values that are drawn black and white; and spacing_mm between slices, rows and columns.
         """
         path = studies.file(_owner(request), study, scan, name)
         return FileResponse(path, media_type=_FILE_TYPES[name], filename=path.name)

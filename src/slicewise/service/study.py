@@ -24,7 +24,6 @@ from slicewise.inference.result import Result
 from slicewise.inference.writers import gray_window
 from slicewise.model.engine import Decoded, Encoded, Engine
 from slicewise.records import Scan
-from slicewise.service.answers import gray_of
 from slicewise.service.problems import PROBLEMS, known_problem
 from slicewise.service.schemas import StudyFile, StudyRefusal, StudyResult
 from slicewise.service.wire import ENDINGS, RESULT, StudyTask
@@ -141,10 +140,17 @@ def _write_files(result: Result, folder: Path, number: int) -> list[Path]:
 
 
 def _write_slices(file: Path, result: Result) -> None:
+    slices = result.scan.slices
+    low, high = float(slices.min()), float(slices.max())
+    scale = 65535 / ((high - low) or 1.0)
+    values = np.empty(slices.shape, np.uint16)
+    for number, image in enumerate(slices):  # one at a time: in double precision, a volume would be four times as large
+        values[number] = ((image.astype(np.float64) - low) * scale).round()
     with file.open("wb") as stream:
         np.savez_compressed(
             stream,
-            picture=gray_of(result.scan.slices, gray_window(result.scan.slices)),
+            values=values,
+            window=(np.array(gray_window(slices)) - low) * scale,
             mask=result.masks,
             spacing_mm=np.array(
                 [

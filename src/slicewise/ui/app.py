@@ -1,14 +1,11 @@
 """The script that Streamlit runs for every view of every page."""
 
-import sys
-
 import streamlit as st
 from PIL import Image
 
-from slicewise.service.logs import place_of
 from slicewise.service.schemas import NOTICE
 from slicewise.ui.drawing import draw_icon
-from slicewise.ui.frame import show_notice, show_service
+from slicewise.ui.frame import guarding, show_notice, show_service
 from slicewise.ui.screens import batch, compare, model, read, report
 
 
@@ -35,13 +32,8 @@ def main() -> None:
     )
     show_notice()
     show_service()
-    try:
+    with guarding(page.title):
         page.run()
-    except Exception as error:
-        # Its message stays out of the log: it may quote what was uploaded.
-        place = f"{type(error).__name__} at {place_of(error)}"
-        print(f"The page {page.title} failed: {place}", file=sys.stderr, flush=True)
-        st.error(f"**The page failed**, by a defect of slicewise ({place}). Please report it.", icon=":material/bug_report:")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import streamlit as st
 
 from slicewise.ui.client import File
+from slicewise.ui.session import digest_of
 
-__all__ = ["EXAMPLES", "SLICES", "choose_files"]
+__all__ = ["EXAMPLES", "SLICES", "Chosen", "choose_files"]
 
 EXAMPLES = {
     "Slice with a tumor": "phantom_tumor.jpg",
@@ -26,8 +28,17 @@ SLICES = tuple(EXAMPLES)[:2]
 _FOLDER = Path(__file__).with_name("examples")
 
 
-def choose_files(page: str, label: str, *, examples: Sequence[str] = tuple(EXAMPLES), many: bool = True) -> list[File]:
-    """What the person chose last, an upload or an example; empty at first. It stays while other pages are looked at.
+class Chosen(NamedTuple):
+    """What a page is about."""
+
+    files: tuple[File, ...]
+    """At least one."""
+    digest: str
+    """Of their contents."""
+
+
+def choose_files(page: str, label: str, *, examples: Sequence[str] = tuple(EXAMPLES), many: bool = True) -> Chosen | None:
+    """What the person chose last, an upload or an example; None at first. It stays while other pages are looked at.
 
     Args:
         page: Name of the page, by which its choice is kept.
@@ -54,17 +65,18 @@ def choose_files(page: str, label: str, *, examples: Sequence[str] = tuple(EXAMP
             key=key,
             on_change=partial(_take_upload, page, key),
         )
-    files: list[File] = st.session_state.get(f"{page} files", [])
-    if files and not uploaded and not picked:
+    chosen: Chosen | None = st.session_state.get(f"{page} files")
+    if chosen and not uploaded and not picked:
+        first, count = chosen.files[0][0], len(chosen.files)
         with st.container(horizontal=True, vertical_alignment="center"):
-            names = files[0][0] if len(files) == 1 else f"{len(files)} files, the first of them {files[0][0]}"
-            st.caption(f"Still open: {names}")
-            st.button("Close", on_click=partial(_hold, page, []), icon=":material/close:")
-    return files
+            # As text: a file's name may hold what would be a picture or a link in Markdown.
+            st.text(f"Still open: {first if count == 1 else f'{count} files, the first of them {first}'}")
+            st.button("Close", on_click=partial(_hold, page, ()), icon=":material/close:")
+    return chosen
 
 
-def _hold(page: str, files: list[File]) -> None:
-    st.session_state[f"{page} files"] = files
+def _hold(page: str, files: Sequence[File]) -> None:
+    st.session_state[f"{page} files"] = Chosen(tuple(files), digest_of(files)) if files else None
 
 
 def _take_example(page: str) -> None:

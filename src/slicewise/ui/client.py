@@ -6,28 +6,37 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from slicewise.errors import SlicewiseError
 from slicewise.service.schemas import BatchLine, ModelCard, Prediction, SegmentChoice, StudyResult, StudyStatus
+from slicewise.service.settings import ServiceSettings
 
-__all__ = ["BATCH_FILES", "File", "Service", "ServiceError"]
+__all__ = ["File", "Service", "ServiceError", "State"]
 
 File = tuple[str, bytes]
 """A file's name, which stays here, and its bytes, which are sent."""
 
-BATCH_FILES = 100
-"""Files in one batch request; more are sent as several."""
+_BATCH_FILES: int = ServiceSettings.model_fields["batch_files"].default
+_BATCH_BYTES: int = ServiceSettings.model_fields["batch_bytes"].default * 3 // 4  # the rest is for the form around them
+"""Of one batch request; more is sent as several."""
 
 _STUDY_FILES = 2000
 """Files in one request for a study; more are sent as one archive."""
 
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _STUDY_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
-_OTHER_VERSION = "Expected the answer of a service of this version, got another. Install the same version on both sides."
+_STATE_TIMEOUT = httpx.Timeout(2.0)
+_NOT_OURS = (
+    "Expected an answer of slicewise, got one of another program or of another version. Check the address, and that both "
+    "sides have the same version."
+)
+
+State = Literal["ready", "starting", "away"]
+"""Of a service: it predicts, it runs but does not predict yet, it does not answer."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -65,12 +74,13 @@ class Service:
         """Give its connections back."""
         self._client.close()
 
-    def is_ready(self) -> bool:
+    def state(self) -> State:
         """Whether it would predict now."""
         try:
-            return self._client.get("/readyz").status_code == httpx.codes.OK
+            answer = self._client.get("/readyz", timeout=_STATE_TIMEOUT)
         except httpx.HTTPError:
-            return False
+            return "away"
+        return "ready" if answer.is_success else "starting"
 
     def describe_model(self) -> ModelCard:
         """Its model: card, figures, threshold.
@@ -90,8 +100,8 @@ class Service:
 
     def predict_batch(self, files: Sequence[File]) -> Iterator[BatchLine]:
         """Many, each as soon as it is answered; the line's ``index`` is the place in ``files``."""
-        for start in range(0, len(files), BATCH_FILES):
-            parts = _parts(files[start : start + BATCH_FILES])
+        for start, end in _portions([len(content) for _, content in files]):
+            parts = _parts(files[start:end])
             with (
                 _reaching(self.url),
                 self._client.stream("POST", "/v1/predict/batch", params={"picture": True}, files=parts) as answer,
@@ -134,6 +144,18 @@ class Service:
         return answer
 
 
+def _portions(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where each request starts and ends, so that none holds too many files or bytes; a single file is never cut."""
+    start = held = 0
+    for place, size in enumerate(sizes):
+        if place > start and (place - start == _BATCH_FILES or held + size > _BATCH_BYTES):
+            yield start, place
+            start, held = place, 0
+        held += size
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
 def _parts(files: Sequence[File]) -> list[tuple[str, tuple[str, bytes]]]:
     # Names of files may be names of patients, and the service has no need of them.
     return [("file", (str(place), content)) for place, (_, content) in enumerate(files)]
@@ -151,11 +173,17 @@ def _together(files: Sequence[File]) -> File:
 def _reaching(url: str) -> Iterator[None]:
     try:
         yield
+    except httpx.ConnectTimeout:
+        raise _away(url) from None
     except httpx.TimeoutException:
-        raise ServiceError("unreachable", "The service is silent", f"Expected an answer from {url} in time.") from None
+        raise ServiceError("silent", "The service is silent", f"Expected an answer from {url} in time. Try again.") from None
     except httpx.HTTPError:
-        detail = f"Expected a service at {url}, nobody answers there. Start it again; this page waits for it."
-        raise ServiceError("unreachable", "The service does not answer", detail) from None
+        raise _away(url) from None
+
+
+def _away(url: str) -> ServiceError:
+    detail = f"Expected a service at {url}, nobody answers there. Start it again; this page waits for it."
+    return ServiceError("unreachable", "The service does not answer", detail)
 
 
 def _refusal(answer: httpx.Response) -> ServiceError:
@@ -164,11 +192,11 @@ def _refusal(answer: httpx.Response) -> ServiceError:
         problem = fields["type"].rpartition(":")[2]
         return ServiceError(problem, fields["title"], fields["detail"], fields["request_id"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return ServiceError("unknown", f"Refused with status {answer.status_code}", _OTHER_VERSION)
+        return ServiceError("unknown", f"Refused with status {answer.status_code}", _NOT_OURS)
 
 
 def _read(schema: type[Answer], content: bytes) -> Answer:
     try:
         return schema.model_validate_json(content)
     except ValidationError:
-        raise ServiceError("unknown", "An answer of another shape", _OTHER_VERSION) from None
+        raise ServiceError("unknown", "An answer of another shape", _NOT_OURS) from None

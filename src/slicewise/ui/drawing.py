@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,13 @@ from slicewise.inference.writers import fit_shape, overlay, resize_slice
 
 __all__ = [
     "STYLES",
-    "Cut",
     "Style",
-    "cut_volume",
     "draw_disagreement",
     "draw_heat",
     "draw_icon",
     "draw_slice",
     "read_png",
+    "to_gray",
     "to_png",
 ]
 
@@ -35,25 +34,13 @@ _WINDOW = (0.0, 255.0)
 _HEAT_AT = np.linspace(0, 1, 5)
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)
 
+_CROSS = (0, 114, 178)
 # Of Okabe and Ito's palette: where only the first mask is, where only the second, where both.
 _FIRST, _SECOND, _BOTH = (86, 180, 233), (213, 94, 0), (240, 228, 66)
 
 
 # What of the patient is at the left, the right, the top and the bottom, as `slicewise.orientation` turns the slices.
 _LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
-
-
-class Cut(NamedTuple):
-    """One plane through a volume, in the view of radiologists."""
-
-    plane: str
-    """``axial``, ``coronal``, ``sagittal``; "across rows" or "across columns" where the volume's plane is not known."""
-    picture: NDArray[np.uint8]
-    """``(H, W)``."""
-    mask: NDArray[np.bool_]
-    """``(H, W)``."""
-    spacing_mm: tuple[float, float] | None
-    """Between rows and between columns; None: not known."""
 
 
 def draw_icon() -> NDArray[np.uint8]:
@@ -71,8 +58,19 @@ def read_png(data: str) -> NDArray[np.uint8]:
         return np.asarray(image.convert("L"))
 
 
-def to_png(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
-    """``(H, W)`` or ``(H, W, 3)`` uint8 as a PNG; a mask of bool as 0 and 255."""
+def to_gray(values: NDArray[np.uint16], window: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Values as they are looked at.
+
+    Args:
+        values: ``(H, W)``.
+        window: ``(2,)``: those that are drawn black and white.
+    """
+    low, high = window
+    return (np.clip((values - low) / ((high - low) or 1.0), 0, 1) * 255).round().astype(np.uint8)
+
+
+def to_png(pixels: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]) -> bytes:
+    """``(H, W)`` of 8 or 16 bit, or ``(H, W, 3)`` of 8, as a PNG; a mask of bool as 0 and 255."""
     stream = io.BytesIO()
     Image.fromarray(pixels * np.uint8(255) if pixels.dtype == bool else pixels).save(stream, "PNG", compress_level=3)
     return stream.getvalue()
@@ -87,6 +85,7 @@ def draw_slice(
     opacity: float = 0.25,
     side_px: int = _SIDE_PX,
     plane: str = "unknown",
+    cross: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
     """A slice with its mask, large enough that the outline is thin, and letters for the sides of the body.
 
@@ -98,6 +97,7 @@ def draw_slice(
         opacity: Of its fill, in [0, 1].
         side_px: Of the square that what is drawn fits into.
         plane: ``axial``, ``coronal`` or ``sagittal``; another has no letters.
+        cross: Row and column through which lines are drawn.
 
     Returns:
         ``(H, W, 3)``, its pixels square.
@@ -105,6 +105,9 @@ def draw_slice(
     shape = fit_shape(picture.shape, spacing_mm, (side_px, side_px))
     image, marked = resize_slice(picture.astype(np.float32), mask, shape)
     drawn = overlay(image, marked, _WINDOW, opacity=0.0 if style == "outline" else opacity, outlined=style != "fill")
+    if cross is not None:
+        row, column = (int((place + 0.5) * new / old) for place, new, old in zip(cross, shape, picture.shape, strict=True))
+        drawn[row], drawn[:, column] = _CROSS, _CROSS
     return _letter(drawn, _LETTERS[plane]) if plane in _LETTERS else drawn
 
 
@@ -150,48 +153,6 @@ def draw_disagreement(
     return colors.round().astype(np.uint8)
 
 
-def cut_volume(
-    picture: NDArray[np.uint8],
-    mask: NDArray[np.bool_],
-    spacing_mm: NDArray[np.float64],
-    plane: str,
-    index: tuple[int, int, int],
-) -> tuple[Cut, Cut, Cut]:
-    """The three planes through a voxel.
-
-    Args:
-        picture: ``(D, H, W)``, its axes as `slicewise.orientation` has them.
-        mask: ``(D, H, W)``.
-        spacing_mm: ``(3,)``: between slices, rows and columns; NaN where not known.
-        plane: Of the slices.
-        index: Slice, row and column.
-
-    Returns:
-        The slice, the plane through its row, and the plane through its column.
-    """
-    number, row, column = index
-    # Seen from a row, a volume has its slices and columns left; from a column, its slices and rows. What of these runs
-    # downwards, and in which direction, follows from the table of `slicewise.orientation`.
-    views = {
-        "axial": (("coronal", False, True), ("sagittal", False, True)),
-        "coronal": (("axial", False, False), ("sagittal", True, False)),
-        "sagittal": (("axial", True, False), ("coronal", True, False)),
-    }.get(plane, (("across rows", False, False), ("across columns", False, False)))
-    between_slices, between_rows, between_columns = (float(value) for value in spacing_mm)
-    cuts = [_cut(plane, picture[number], mask[number], (between_rows, between_columns))]
-    across = (
-        (picture[:, row, :], mask[:, row, :], (between_slices, between_columns)),
-        (picture[:, :, column], mask[:, :, column], (between_slices, between_rows)),
-    )
-    for (name, is_turned, is_flipped), (image, marked, spacing) in zip(views, across, strict=True):
-        if is_turned:
-            image, marked, spacing = image.T, marked.T, (spacing[1], spacing[0])
-        if is_flipped:
-            image, marked = image[::-1], marked[::-1]
-        cuts.append(_cut(name, image, marked, spacing))
-    return cuts[0], cuts[1], cuts[2]
-
-
 def _letter(drawn: NDArray[np.uint8], letters: str) -> NDArray[np.uint8]:
     image = Image.fromarray(drawn)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, max(image.size) // 28))
@@ -201,7 +162,3 @@ def _letter(drawn: NDArray[np.uint8], letters: str) -> NDArray[np.uint8]:
     for letter, place, anchor in zip(letters, places, ("lm", "rm", "mt", "mb"), strict=True):
         draw.text(place, letter, "white", font, anchor=anchor, stroke_width=2, stroke_fill="black")
     return np.asarray(image)
-
-
-def _cut(plane: str, picture: NDArray[np.uint8], mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> Cut:
-    return Cut(plane, picture, mask, spacing_mm if np.isfinite(spacing_mm).all() else None)

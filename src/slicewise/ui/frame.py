@@ -1,56 +1,23 @@
-"""What stands on every page: the notice, the service and whether it answers, warnings, refusals."""
+"""What stands around every page: the notice, the service and whether it answers, refusals, defects."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import streamlit as st
 
-from slicewise.inference.record import ConcernRecord, ScanRecord
-from slicewise.service.schemas import NOTICE, ModelCard, Prediction
-from slicewise.ui.client import File, Service, ServiceError
-from slicewise.ui.settings import RoomSettings, ServiceSettings
-from slicewise.ui.wording import SYMBOLS, describe_extent, describe_probability, describe_uncertainty, give_reason
+from slicewise.service.logs import place_of
+from slicewise.service.schemas import NOTICE
+from slicewise.ui.client import ServiceError
+from slicewise.ui.session import chosen_service, forget_answers, room
+from slicewise.ui.wording import describe_refusal
 
-__all__ = [
-    "answering",
-    "chosen_service",
-    "describe_model",
-    "digest_of",
-    "offer",
-    "remember",
-    "room",
-    "service_of",
-    "show_concerns",
-    "show_decision",
-    "show_notice",
-    "show_service",
-]
+__all__ = ["answering", "guarding", "offer", "show_notice", "show_refusal", "show_service"]
 
-_KEPT_ANSWERS = 12
 _PING_S = 4
-
-T = TypeVar("T")
-
-
-def room() -> RoomSettings:
-    """What the pages were told."""
-    return RoomSettings.from_environment()
-
-
-@st.cache_resource(show_spinner=False)
-def service_of(number: int) -> Service:
-    """The client of a service, by its place in the settings; connections are kept."""
-    settings = room().services[number]
-    return Service(settings.url, settings.key.get_secret_value() if settings.key else None)
-
-
-def chosen_service() -> Service:
-    """The service that the pages ask."""
-    return service_of(int(st.session_state.get("service", 0)))
+_STATES = {"ready": "● The service answers at", "starting": "◐ The service starts at", "away": "○ Nobody answers at"}
 
 
 def show_notice() -> None:
@@ -67,22 +34,27 @@ def show_service() -> None:
     services = room().services
     with st.sidebar:
         if len(services) > 1:
-            st.selectbox("Model", range(len(services)), format_func=lambda number: services[number].name, key="service")
-        _show_state(services[int(st.session_state.get("service", 0))])
+            places = range(len(services))
+            names = [service.name for service in services]
+            st.selectbox("Model", places, format_func=names.__getitem__, key="service", persist_state="session")
+        _show_state()
 
 
 @st.fragment(run_every=_PING_S)
-def _show_state(settings: ServiceSettings) -> None:
-    is_ready = chosen_service().is_ready()
-    st.caption(f"● The service answers at `{settings.url}`" if is_ready else f"○ Nobody answers at `{settings.url}`")
-    if not is_ready:
-        st.error(
-            "**The service does not answer.** What is on the page stays; new questions wait until it is back.",
-            icon=":material/power_off:",
-        )
-    was_ready = st.session_state.get("was_ready", True)
-    st.session_state["was_ready"] = is_ready
-    if is_ready and not was_ready:
+def _show_state() -> None:
+    with guarding("the service's state"):
+        service = chosen_service()
+        state = service.state()
+        st.caption(f"{_STATES[state]} `{service.url}`")
+        if state == "away":
+            st.error(
+                "**The service does not answer.** What is on the page stays; new questions wait until it is back.",
+                icon=":material/power_off:",
+            )
+        was_away = st.session_state.get("was away", False)
+        st.session_state["was away"] = state != "ready"
+    if was_away and state == "ready":
+        forget_answers()
         st.rerun(scope="app")
 
 
@@ -92,39 +64,29 @@ def answering() -> Iterator[None]:
     try:
         yield
     except ServiceError as error:
-        if error.problem == "unreachable":
-            st.session_state["was_ready"] = False  # so that the page is drawn again when it is back
-        words = f"**{error.title}.** {error.detail}"
-        if error.request_id:
-            words += f"\n\nIn the service's log this is request `{error.request_id}`."
-        st.error(words, icon=":material/block:")
+        show_refusal(error)
         st.stop()
 
 
-def show_concerns(concerns: Sequence[ConcernRecord]) -> None:
-    """The gatekeeper's warnings, before any answer."""
-    if not concerns:
-        return
-    lines = "\n".join(f"- **{concern.rule}**: {concern.message}" for concern in concerns)
-    count = "a reason" if len(concerns) == 1 else f"{len(concerns)} reasons"
-    st.error(f"### Do not trust this answer without a look: {count} for doubt\n{lines}", icon=":material/warning:")
+def show_refusal(error: ServiceError) -> None:
+    """What the service refused and why, for a person at a page."""
+    if error.problem == "unreachable":
+        st.session_state["was away"] = True  # so that the page is drawn again when it is back
+    words = f"**{error.title}.** {describe_refusal(error.problem, error.detail)}"
+    if error.request_id:
+        words += f"\n\nIn the service's log this is request `{error.request_id}`."
+    st.error(words, icon=":material/block:")
 
 
-def show_decision(answer: Prediction | ScanRecord, model_id: str) -> None:
-    """The decision, its probability, why, and how much is outlined."""
-    st.markdown(f"## {SYMBOLS[answer.decision]} {answer.decision.capitalize()}")
-    st.metric("Probability of tumor", describe_probability(answer.probability), help="After temperature scaling.")
-    if answer.uncertainty is not None:
-        st.caption(describe_uncertainty(answer.uncertainty))
-    st.metric(*describe_extent(answer))
-    st.markdown(give_reason(answer))
-    st.caption(f"Model {model_id}, threshold {answer.threshold:.3f}, plane: {answer.plane}")
-
-
-def describe_model() -> ModelCard:
-    """The chosen service's model, asked once a session and service."""
-    service = chosen_service()
-    return remember(("model", service.url), service.describe_model)
+@contextmanager
+def guarding(what: str) -> Iterator[None]:
+    """Show a defect of our own by its place. Its message stays out of page and log: it may quote what was uploaded."""
+    try:
+        yield
+    except Exception as error:
+        place = f"{type(error).__name__} at {place_of(error)}"
+        print(f"The page failed ({what}): {place}", file=sys.stderr, flush=True)
+        st.error(f"**The page failed**, by a defect of slicewise ({place}). Please report it.", icon=":material/bug_report:")
 
 
 def offer(label: str, content: str | bytes, name: str, media_type: str) -> None:
@@ -137,22 +99,3 @@ def offer(label: str, content: str | bytes, name: str, media_type: str) -> None:
         media_type: Of the file.
     """
     st.download_button(label, content, name, media_type, on_click="ignore", icon=":material/download:")
-
-
-def digest_of(files: Sequence[File]) -> str:
-    """Of what was uploaded."""
-    whole = hashlib.sha256()
-    for _, content in files:
-        whole.update(len(content).to_bytes(8, "big"))
-        whole.update(content)
-    return whole.hexdigest()
-
-
-def remember(key: tuple[Any, ...], find: Callable[[], T]) -> T:
-    """An answer of this session, found once; the oldest are forgotten. Nothing is shared between sessions."""
-    answers: dict[tuple[Any, ...], T] = st.session_state.setdefault("answers", {})
-    if key not in answers:
-        answers[key] = find()
-        while len(answers) > _KEPT_ANSWERS:
-            del answers[next(iter(answers))]
-    return answers[key]

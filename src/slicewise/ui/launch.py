@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from slicewise.errors import ConfigError
-from slicewise.ui.settings import VARIABLE, RoomSettings, ServiceSettings
+from slicewise.service.settings import KEYS_VARIABLE, ServiceSettings, is_loopback, keys_from
+from slicewise.ui.own_service import OwnService, end
+from slicewise.ui.settings import VARIABLE, KnownService, RoomSettings
 
-__all__ = ["open_reading_room"]
+__all__ = ["APP", "open_reading_room"]
 
-_KEYS_VARIABLE = "SLICEWISE_API_KEYS"
-_START_LIMIT_S = 60.0
-_END_LIMIT_S = 20.0
+APP = Path(__file__).with_name("app.py")
+"""The script that Streamlit runs."""
+
 _WATCH_S = 0.2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-_APP = Path(__file__).with_name("app.py")
-_UPLOAD_MB = 1024  # what the service takes of a study
+_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_UPLOAD_MB = ServiceSettings.model_fields["study_bytes"].default // 2**20
 
-# Okabe and Ito's blue, dark enough on white and light enough on black; orange is left to the masks.
 _OPTIONS = {
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "viewer",
@@ -44,6 +40,7 @@ _OPTIONS = {
     "server.headless": "true",
     "server.maxUploadSize": str(_UPLOAD_MB),
     "server.maxMessageSize": str(_UPLOAD_MB),
+    # Of Okabe and Ito's palette, dark enough on white and light enough on black; orange is left to the masks.
     "theme.light.primaryColor": "#0072B2",
     "theme.dark.primaryColor": "#56B4E9",
 }
@@ -56,8 +53,9 @@ def open_reading_room(
     *,
     host: str = "127.0.0.1",
     port: int = 8501,
+    public_names: Sequence[str] = (),
 ) -> None:
-    """Serve the pages until SIGTERM or SIGINT.
+    """Serve the pages until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         models: Each gets a service of its own on a free port of the loopback address, started again if it ends.
@@ -65,104 +63,48 @@ def open_reading_room(
         runs: Folders of runs whose reports are shown.
         host: Address of the pages. They ask for no password.
         port: Of the pages.
+        public_names: Host names under which a proxy passes the pages on.
 
     Raises:
-        ConfigError: A service cannot be started, the port is taken, or a run has no report.
+        ConfigError: A service cannot be started or does not stay, the port is taken, a URL is none, or a run has no report.
     """
     for run in runs:
         if not (run / "report.html").is_file():
             raise ConfigError(f"Expected a run with a report, found no {run / 'report.html'}. Run `slicewise report {run}`.")
+    for url in urls:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"Expected the URL of a service, such as http://127.0.0.1:8000, got {url!r}.")
     _check_free(host, port)
-    key = os.environ.get(_KEYS_VARIABLE, "").split(",")[0].strip()
-    named = [ServiceSettings(name=url, url=url, key=SecretStr(key) if key else None) for url in urls]
-    with ExitStack() as stack, suppress(_ClosedError):
-        stack.enter_context(_closed_by_signals())
-        own = [stack.enter_context(_OwnService(model)) for model in models]
-        started = [ServiceSettings(name=_name_of(service.model), url=service.url, key=service.key) for service in own]
+    keys = keys_from(os.environ)
+    named = [KnownService(name=url, url=url.rstrip("/"), key=keys[0] if keys else None) for url in urls]
+    own = [OwnService(model) for model in models]
+    with ExitStack() as stack:
+        is_closing = stack.enter_context(_closed_by_signals())
+        for service in own:
+            stack.callback(service.end)
+            service.start(is_closing)
+            if is_closing.is_set():
+                return
+        started = [KnownService(name=service.name, url=service.url, key=service.key) for service in own]
         settings = RoomSettings(services=(*started, *named), runs=tuple(run.resolve() for run in runs))
-        pages = stack.enter_context(_ending(_start_pages(settings, host, port)))
-        shown = f"[{host}]" if ":" in host else host
+        pages = _start_pages(settings, host, port, public_names)
+        stack.callback(end, pages)
         is_announced = False
-        while pages.poll() is None:
+        while not is_closing.wait(_WATCH_S):
+            if pages.poll() is not None:
+                raise ConfigError(
+                    f"Expected the pages to stay on {host}, port {port}; they ended, their own words are above."
+                )
             if not is_announced and _answers(host, port):
-                print(f"The reading room is at http://{shown}:{port}. Ctrl-C closes it.", flush=True)
+                print(f"The reading room is at http://{_in_url(host)}:{port}. Ctrl-C closes it.", flush=True)
                 is_announced = True
             for service in own:
                 service.revive()
-            time.sleep(_WATCH_S)
-        raise ConfigError(f"Expected the pages to be served on {host}, port {port}; they ended, with their own words above.")
-
-
-class _ClosedError(Exception):
-    """Somebody asked for the end."""
-
-
-class _OwnService:
-    """`slicewise serve` on a free port of the loopback address, with a key that nobody else knows."""
-
-    def __init__(self, model: Path) -> None:
-        self.model = model
-        self.key = SecretStr(secrets.token_hex(24))
-        self._port = 0
-        self._started_s = 0.0
-        self._listens = threading.Event()
-        self._process: subprocess.Popen[str] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    def __enter__(self) -> _OwnService:
-        self._start()
-        deadline = time.monotonic() + _START_LIMIT_S
-        while not self._listens.wait(0.05):
-            if self._has_ended() or time.monotonic() > deadline:
-                self.__exit__()
-                raise ConfigError(f"Expected a service of {self.model} to start, it did not; its own words are above.")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            _end(self._process)
-
-    def revive(self) -> None:
-        """Start it again where it ended, on the port that the pages know."""
-        if self._has_ended() and time.monotonic() - self._started_s > 1.0:
-            print(f"The service of {self.model} ended; it is started again.", file=sys.stderr, flush=True)
-            self._start()
-
-    def _has_ended(self) -> bool:
-        return self._process is not None and self._process.poll() is not None
-
-    def _start(self) -> None:
-        command = [sys.executable, "-m", "slicewise", "serve", "--model", str(self.model), "--port", str(self._port)]
-        environment = os.environ | {_KEYS_VARIABLE: self.key.get_secret_value()}
-        self._started_s = time.monotonic()
-        # A session of its own: Ctrl-C in the terminal reaches the reading room, which ends it in order.
-        self._process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True, errors="backslashreplace"
-        )
-        threading.Thread(target=self._read_log, args=(self._process,), daemon=True).start()
-
-    def _read_log(self, process: subprocess.Popen[str]) -> None:
-        """Learn the port; pass on what is not an everyday line."""
-        assert process.stderr is not None
-        for line in process.stderr:
-            try:
-                entry = json.loads(line)
-                is_everyday = entry["level"] == "info"
-            except (ValueError, TypeError, KeyError):
-                entry, is_everyday = {}, False
-            if entry.get("event") == "listening":
-                self._port = entry["port"]
-                self._listens.set()
-            if not is_everyday:
-                print(line, end="", file=sys.stderr, flush=True)
 
 
 def _check_free(host: str, port: int) -> None:
     try:
-        socket.create_server((host, port), family=_family_of(host)).close()
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         raise ConfigError(
             f"Expected to listen on {host}, port {port}, the system refuses ({error.strerror}). Name another with --port."
@@ -171,60 +113,35 @@ def _check_free(host: str, port: int) -> None:
 
 def _answers(host: str, port: int) -> bool:
     try:
-        socket.create_connection((_LOOPBACK.get(host, host), port), timeout=1.0).close()
+        socket.create_connection((_REACHED_AT.get(host, host), port), timeout=1.0).close()
     except OSError:
         return False
     return True
 
 
-def _family_of(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
-def _start_pages(settings: RoomSettings, host: str, port: int) -> subprocess.Popen[str]:
+def _start_pages(settings: RoomSettings, host: str, port: int, public_names: Sequence[str]) -> subprocess.Popen[str]:
     options = _OPTIONS | {"server.address": host, "server.port": str(port)}
     words = [f"--{name}={value}" for name, value in options.items()]
-    if host in _LOCAL_NAMES:  # a page from elsewhere whose name was pointed to this machine is refused
-        words += [f"--server.allowedHosts={name}" for name in _LOCAL_NAMES]
+    if is_loopback(host) or public_names:  # a page from elsewhere whose name was pointed to this machine is refused
+        words += [f"--server.allowedHosts={name}" for name in (*_LOCAL_NAMES, *public_names)]
     environment = os.environ | {VARIABLE: settings.model_dump_json()}
-    environment.pop(_KEYS_VARIABLE, None)
-    command = [sys.executable, "-m", "streamlit", "run", str(_APP), *words]
+    environment.pop(KEYS_VARIABLE, None)
+    command = [sys.executable, "-P", "-m", "streamlit", "run", str(APP), *words]
     # Its greeting on standard output is not ours.
     return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, text=True)
 
 
 @contextmanager
-def _ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+def _closed_by_signals() -> Iterator[threading.Event]:
+    """An event that is set when somebody asks for the end; nothing is cut off by it."""
+    is_closing = threading.Event()
+    before = {number: signal.signal(number, lambda *_: is_closing.set()) for number in _SIGNALS}
     try:
-        yield process
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(_END_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def _closed_by_signals() -> Iterator[None]:
-    def close(*_: object) -> None:
-        for number in before:  # once is enough: what follows ends the services in order
-            signal.signal(number, signal.SIG_IGN)
-        raise _ClosedError
-
-    before = {number: signal.signal(number, close) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
+        yield is_closing
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _name_of(model: Path) -> str:
-    """Enough of a path to tell models apart: a run's phases all end in the same words."""
-    return "/".join(model.resolve().parts[-3:])

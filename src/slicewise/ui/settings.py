@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
 
-__all__ = ["VARIABLE", "RoomSettings", "ServiceSettings"]
+__all__ = ["VARIABLE", "KnownService", "RoomSettings"]
 
 VARIABLE = "SLICEWISE_READING_ROOM"
 """Environment variable in which they are handed to the pages' process; it may hold keys, which no command line may."""
 
 
-class ServiceSettings(BaseModel):
-    """One service."""
+class KnownService(BaseModel):
+    """One service that can be asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +35,7 @@ class RoomSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    services: tuple[ServiceSettings, ...]
+    services: tuple[KnownService, ...]
     """At least one."""
     runs: tuple[Path, ...] = ()
     """Folders of runs whose reports are shown."""

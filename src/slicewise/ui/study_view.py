@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import streamlit as st
 
 from slicewise.inference.record import ScanRecord
-from slicewise.service.schemas import StudyResult
-from slicewise.ui.client import File, Service, ServiceError
-from slicewise.ui.frame import answering, chosen_service, describe_model, digest_of, offer, show_concerns, show_decision
+from slicewise.service.schemas import StudyResult, StudyStatus
+from slicewise.ui.answer_view import show_concerns, show_decision
+from slicewise.ui.choosing import Chosen
+from slicewise.ui.client import Service, ServiceError
+from slicewise.ui.frame import answering, guarding, offer, show_refusal
+from slicewise.ui.session import chosen_service, describe_model
 from slicewise.ui.volume_view import Volume, show_volume
+from slicewise.ui.wording import SYMBOLS, describe_probability
 
-__all__ = ["show_study"]
+__all__ = ["leave_study", "show_study"]
 
 _POLL_S = 0.5
 _STUDY = "study"
-_ENDINGS = {
+_ENDED = ("failed", "lost", "cancelled")
+_FILES = {
     "mask": ("Mask (NIfTI)", "mask.nii.gz", "application/gzip"),
     "segmentation": ("DICOM SEG", "segmentation.dcm", "application/dicom"),
     "report": ("DICOM SR", "report.dcm", "application/dicom"),
@@ -27,130 +33,154 @@ _ENDINGS = {
 
 
 @dataclass(slots=True)
+class _Answer:
+    """All of a finished study; nothing of it needs to stay at the service."""
+
+    result: StudyResult
+    files: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    volumes: dict[int, Volume] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class _Study:
-    """One study of this session, on its way or finished."""
+    """The study of this session, on its way or finished."""
 
     key: tuple[str, str, bool]
     service: Service
     id: str
-    result: StudyResult | None = None
-    files: dict[tuple[int, str], bytes] | None = None
-    volumes: dict[int, Volume] | None = None
+    ended: StudyStatus | None = None
+    answer: _Answer | None = None
 
 
-def show_study(files: list[File]) -> None:
+def show_study(chosen: Chosen) -> None:
     """Draw the answer for a volume, a series or an archive.
 
     Args:
-        files: Of it.
+        chosen: Its files.
     """
-    can_be_unsure = False
-    with answering():
-        can_be_unsure = describe_model().can_explain
-    wants_uncertainty = can_be_unsure and st.toggle(
-        "Say how sure the model is (about ten times slower)", key="study uncertainty"
-    )
     service = chosen_service()
-    key = (service.url, digest_of(files), wants_uncertainty)
+    with answering():
+        card = describe_model(service)
+    wants_uncertainty = card.can_explain and st.toggle(
+        "Say how sure the model is (about ten times slower)", key="study uncertainty", persist_state="session"
+    )
+    key = (service.url, chosen.digest, wants_uncertainty)
     study: _Study | None = st.session_state.get(_STUDY)
-    if study is None or study.key != key:
-        if study is not None and study.result is None:
-            _forget(study)
+    is_of_other_weights = study is not None and study.answer is not None and study.answer.result.model_id != card.model_id
+    if study is None or study.key != key or is_of_other_weights:
+        leave_study()
         with answering(), st.spinner("Sending"):
-            study = _Study(key, service, service.send_study(files, uncertainty=wants_uncertainty).id)
+            study = _Study(key, service, service.send_study(chosen.files, uncertainty=wants_uncertainty).id)
         st.session_state[_STUDY] = study
-    if study.result is None:
+    if study.answer is not None:
+        _show_answer(study.id, study.answer, card.can_explain)
+    elif study.ended is not None:
+        _show_end(study.ended)
+    else:
         _follow(study)
-        return
-    _show_result(study)
+
+
+def leave_study() -> None:
+    """Forget the study of this session, here and at the service."""
+    study: _Study | None = st.session_state.pop(_STUDY, None)
+    if study is not None and study.answer is None:
+        _remove(study)
 
 
 @st.fragment(run_every=_POLL_S)
 def _follow(study: _Study) -> None:
-    try:
-        status = study.service.follow_study(study.id)
-    except ServiceError as error:
-        st.error(f"**{error.title}.** {error.detail}", icon=":material/block:")
-        if error.problem != "unreachable":  # a service that was started anew knows nothing of it
-            st.button("Send it again", on_click=_drop)
-        return
-    if status.status == "done":
-        with answering(), st.spinner("Fetching the result"):
-            _fetch(study)
-        st.rerun(scope="app")
-    if status.status in ("failed", "lost", "cancelled"):
-        problem = status.problem or {}
-        title, detail = problem.get("title", f"The study is {status.status}"), problem.get("detail", "")
-        st.error(f"**{title}.** {detail}", icon=":material/block:")
-        st.button("Send it again", on_click=_drop)
-        return
-    total = status.total or 0
-    words = f"{status.done} of {total} slices" if total else f"{status.status.capitalize()}: reading the files"
-    st.progress(min(1.0, status.done / total) if total else 0.0, words)
-    if st.button("Cancel", icon=":material/close:"):
-        _forget(study)
+    is_over = False
+    with guarding("following a study"):
+        try:
+            status = study.service.follow_study(study.id)
+            if status.status == "done":
+                with st.spinner("Fetching the result"):
+                    study.answer = _fetch(study)
+                _remove(study)
+        except ServiceError as error:
+            show_refusal(error)
+            # A service that was started anew knows nothing of it.
+            is_over = error.problem == "no-such-study" and st.button("Send it again", on_click=leave_study)
+        else:
+            study.ended = status if status.status in _ENDED else None
+            total = status.total or 0
+            words = f"{status.done} of {total} slices" if total else f"{status.status.capitalize()}: reading the files"
+            st.progress(min(1.0, status.done / total) if total else 0.0, words)
+            if st.button("Cancel", icon=":material/close:"):
+                _remove(study)
+            is_over = study.answer is not None or study.ended is not None
+    if is_over:
         st.rerun(scope="app")
 
 
-def _fetch(study: _Study) -> None:
-    """Everything at once; then nothing of a patient needs to stay at the service."""
-    result = study.service.study_result(study.id)
-    files = {(file.scan, file.name): study.service.fetch(file.href) for file in result.files}
-    study.volumes = {}
-    for (scan, name), content in list(files.items()):
-        if name == "slices":
+def _fetch(study: _Study) -> _Answer:
+    answer = _Answer(study.service.study_result(study.id))
+    for file in answer.result.files:
+        content = study.service.fetch(file.href)
+        if file.name == "slices":
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                study.volumes[scan] = Volume(arrays["picture"], arrays["mask"], arrays["spacing_mm"])
-            del files[scan, name]
-    study.files, study.result = files, result
-    _forget(study)
+                answer.volumes[file.scan] = Volume(**{part.name: arrays[part.name] for part in fields(Volume)})
+        else:
+            answer.files[file.scan, file.name] = content
+    return answer
 
 
-def _forget(study: _Study) -> None:
+def _remove(study: _Study) -> None:
     try:
         study.service.remove_study(study.id)
     except ServiceError:
         return  # its results go by themselves after an hour
 
 
-def _drop() -> None:
-    st.session_state.pop(_STUDY, None)
+def _show_end(status: StudyStatus) -> None:
+    problem = status.problem or {}
+    title, detail = problem.get("title", f"The study is {status.status}"), problem.get("detail", "")
+    st.error(f"**{title}.** {detail}", icon=":material/block:")
+    st.button("Send it again", on_click=leave_study)
 
 
-def _show_result(study: _Study) -> None:
-    result = study.result
-    assert result is not None
-    assert study.files is not None
-    assert study.volumes is not None
-    for refusal in result.refusals:
-        st.warning(
-            f"A file of the upload could not be read ({refusal.problem}): {refusal.detail}", icon=":material/warning:"
-        )
-    scans = result.scans
-    number = 0
+def _show_answer(study_id: str, answer: _Answer, can_explain: bool) -> None:
+    scans = answer.result.scans
+    _say_what_is_in_it(answer.result)
+    # The most probable first: what matters most is not left in a list that is closed.
+    best = max(range(len(scans)), key=lambda place: scans[place].probability)
+    number = best
     if len(scans) > 1:
+        names = [_name_of(place, record) for place, record in enumerate(scans)]
         number = st.selectbox(
-            "Scan", range(len(scans)), format_func=lambda place: _name_of(place, scans[place]), key=f"scan of {study.id}"
+            "Scan", range(len(scans)), index=best, format_func=names.__getitem__, key=f"scan of {study_id}"
         )
     record = scans[number]
     show_concerns(record.concerns)
     left, right = st.columns([10, 4], gap="medium")
     with right:
-        show_decision(record, result.model_id)
+        show_decision(record, answer.result.model_id)
         with st.container(horizontal=True):
-            for name, (label, file_name, kind) in _ENDINGS.items():
-                if (number, name) in study.files:
-                    content = study.files[number, name]
-                    offer(label, content, f"scan_{number}_{file_name}", kind)
-            answer = result.model_dump_json(indent=2, exclude={"files", "id"})
-            offer("JSON", answer, "study.json", "application/json")
+            for name, (label, file_name, media_type) in _FILES.items():
+                if (number, name) in answer.files:
+                    offer(label, answer.files[number, name], f"scan_{number}_{file_name}", media_type)
+            whole = answer.result.model_dump_json(indent=2, exclude={"files", "id"})
+            offer("JSON", whole, "study.json", "application/json")
     with left:
-        volume = study.volumes.get(number)
+        volume = answer.volumes.get(number)
         if volume is None:
             st.info("This scan is too large to be shown slice by slice; its files can be downloaded.")
-            return
-        show_volume(f"{study.id} {number}", volume, record, study.files.get((number, "montage")))
+        else:
+            montage = answer.files.get((number, "montage"))
+            show_volume(f"{study_id} {number}", volume, record, montage, can_explain)
+
+
+def _say_what_is_in_it(result: StudyResult) -> None:
+    for problem, count in Counter((refusal.problem, refusal.detail) for refusal in result.refusals).items():
+        files = "A file of the upload" if count == 1 else f"{count} files of the upload"
+        st.warning(f"{files} could not be read ({problem[0]}): {problem[1]}", icon=":material/warning:")
+    if len(result.scans) > 1:
+        positive = sum(record.decision.startswith("tumor") for record in result.scans)
+        doubtful = sum(bool(record.concerns) for record in result.scans)
+        words = f"**{len(result.scans)} scans: {positive} with a tumor, {doubtful} in doubt.** The most probable is shown."
+        (st.warning if positive or doubtful else st.info)(words, icon=":material/stacks:")
 
 
 def _name_of(place: int, record: ScanRecord) -> str:
-    return f"{place + 1}: {record.kind}, {record.slices} slices, {record.decision}"
+    decision = f"{SYMBOLS[record.decision]} {record.decision} ({describe_probability(record.probability)})"
+    return f"{place}: {decision}, {record.kind}, {record.slices} slices{', in doubt' if record.concerns else ''}"

@@ -12,19 +12,30 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from slicewise.inference.record import ScanRecord
-from slicewise.ui.drawing import cut_volume, draw_slice, to_png
-from slicewise.ui.frame import answering, describe_model, offer
-from slicewise.ui.slice_view import show_explanation, style_controls
+from slicewise.ui.drawing import draw_slice, to_gray, to_png
+from slicewise.ui.frame import answering, guarding, offer
+from slicewise.ui.planes import cut_volume
+from slicewise.ui.slice_view import CANNOT_EXPLAIN, draw_explanation, explain, style_controls
+from slicewise.ui.wording import describe_probability
 
 __all__ = ["Volume", "show_volume"]
+
+_RUN = {
+    "axial": "from inferior to superior",
+    "coronal": "from anterior to posterior",
+    "sagittal": "from the right to the left",
+}
+"""How slices follow one another, as `slicewise.orientation` has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
     """What can be looked at of a scan, in the view of its slices."""
 
-    picture: NDArray[np.uint8]
-    """``(D, H, W)``."""
+    values: NDArray[np.uint16]
+    """``(D, H, W)``, linear from the least to the greatest of the scan."""
+    window: NDArray[np.float64]
+    """``(2,)``: the values that are drawn black and white."""
     mask: NDArray[np.bool_]
     """``(D, H, W)``."""
     spacing_mm: NDArray[np.float64]
@@ -32,7 +43,7 @@ class Volume:
 
 
 @st.fragment
-def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | None) -> None:
+def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | None, can_explain: bool) -> None:
     """Draw it.
 
     Args:
@@ -40,32 +51,36 @@ def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | N
         volume: What is shown.
         record: The answer.
         montage: A PNG of its slices in rows; None where there is none.
+        can_explain: Whether the service can.
     """
     at = f"slice of {key}"
-    st.session_state.setdefault(at, record.most_probable_slice)
-    names = ["Slices", "Three planes", *(["Montage"] if montage else [])]
-    slices, planes, *sheet = st.tabs(names)
-    with slices:
-        _show_slices(at, key, volume, record)
-    with planes:
-        _show_planes(at, key, volume, record)
-    if montage:
-        with sheet[0]:
-            st.image(montage, width="stretch", alt="Slices in rows, the mask outlined")
+    with guarding("a volume"):
+        st.session_state.setdefault(at, record.most_probable_slice)
+        slices, planes, *sheet = st.tabs(["Slices", "Three planes", *(["Montage"] if montage else [])])
+        with slices:
+            _show_slices(at, key, volume, record, can_explain)
+        with planes:
+            _show_planes(at, key, volume, record)
+        if montage:
+            with sheet[0]:
+                st.image(montage, width="stretch", alt="Slices in rows, the mask outlined")
 
 
-def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord) -> None:
+def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, can_explain: bool) -> None:
     left, right = st.columns(2, gap="medium")
     with right:
         if record.slices > 1:
             _show_strip(at, key, record)
-            st.slider("Slice", 0, record.slices - 1, key=at)
+            st.slider("Slice", 0, record.slices - 1, key=at, persist_state="session")
+            run = f", {_RUN[record.plane]}" if record.plane in _RUN else ""
+            st.caption(f"Counted from 0, as in the JSON{run}.")
             _show_steps(at, record)
         style, opacity = style_controls("volume")
     number = int(st.session_state[at])
     spacing = volume.spacing_mm[1:]
+    picture = to_gray(volume.values[number], volume.window)
     drawn = draw_slice(
-        volume.picture[number],
+        picture,
         volume.mask[number],
         (float(spacing[0]), float(spacing[1])) if np.isfinite(spacing).all() else None,
         style=style,
@@ -75,15 +90,15 @@ def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord) -> None:
     pixels = int(volume.mask[number].sum())
     with left:
         st.image(drawn, width="stretch", alt=f"Slice {number}, {pixels} pixels outlined")
-        st.caption(f"Slice {number}: probability {record.slice_probabilities[number]:.3f}, {pixels:,} pixels outlined")
+        probability = describe_probability(record.slice_probabilities[number])
+        st.caption(f"Slice {number}: probability {probability}, {pixels:,} pixels outlined")
         offer("Overlay of this slice", to_png(drawn), f"slice_{number}_overlay.png", "image/png")
-        explained = st.empty()
-        if not describe_model().can_explain:
-            explained.info("This service cannot explain: it needs torch, and a model that classifies.")
-        elif st.toggle("Grad-CAM of this slice", key=f"explain {key}"):
-            with answering():
-                show_explanation(to_png(volume.picture[number]), volume.picture[number], explained)
-            st.caption("Asked as a picture of 8 bit: its own probability may differ in the last digits.")
+        if not can_explain:
+            st.info(CANNOT_EXPLAIN)
+        elif st.toggle("Grad-CAM of this slice", key=f"explain {key}", persist_state="session"):
+            with answering(), st.spinner("Explaining (slow the first time)"):
+                answer = explain(to_png(volume.values[number]))
+            draw_explanation(picture, answer)
 
 
 def _show_strip(at: str, key: str, record: ScanRecord) -> None:
@@ -110,7 +125,8 @@ def _show_strip(at: str, key: str, record: ScanRecord) -> None:
         .add_params(point)
     )
     rule = alt.Chart(pd.DataFrame({"threshold": [record.threshold]})).mark_rule(strokeDash=[4, 3]).encode(y="threshold:Q")
-    chart = f"strip {key}"
+    # A chart keeps what was clicked in it: each slice has one of its own, so that the same bar can be clicked again.
+    chart = f"strip {key} {chosen}"
     st.altair_chart(
         bars + rule,
         height=220,
@@ -121,9 +137,9 @@ def _show_strip(at: str, key: str, record: ScanRecord) -> None:
 
 
 def _go_to_bar(at: str, chart: str) -> None:
-    chosen = st.session_state[chart]["selection"].get("chosen")
-    if chosen:
-        st.session_state[at] = int(chosen[0]["slice"])
+    clicked = st.session_state[chart]["selection"].get("chosen")
+    if clicked:
+        st.session_state[at] = int(clicked[0]["slice"])
 
 
 def _show_steps(at: str, record: ScanRecord) -> None:
@@ -150,26 +166,27 @@ def _show_steps(at: str, record: ScanRecord) -> None:
 
 
 def _show_planes(at: str, key: str, volume: Volume, record: ScanRecord) -> None:
-    depth, height, width = volume.picture.shape
-    if depth < 2:
-        st.info("One slice has no other planes.")
+    depth, height, width = volume.mask.shape
+    if min(depth, height, width) < 2:
+        st.info("A single slice, row or column has no planes across it.")
         return
     number = int(st.session_state[at])
-    mask = volume.mask
-    if f"row {key}" not in st.session_state:  # through the middle of the mask of that slice, or of the slice
-        rows, columns = np.nonzero(mask[number])
-        st.session_state[f"row {key}"] = int(np.median(rows)) if len(rows) else height // 2
-        st.session_state[f"column {key}"] = int(np.median(columns)) if len(columns) else width // 2
+    row_at, column_at = f"row {key}", f"column {key}"
+    if row_at not in st.session_state:  # through the middle of the mask of that slice, or of the slice
+        rows, columns = np.nonzero(volume.mask[number])
+        st.session_state[row_at] = int(np.median(rows)) if len(rows) else height // 2
+        st.session_state[column_at] = int(np.median(columns)) if len(columns) else width // 2
     places = st.columns(3, gap="small")
     with places[1]:
-        row = st.slider("Row", 0, height - 1, key=f"row {key}")
+        row = st.slider("Row", 0, height - 1, key=row_at, persist_state="session")
     with places[2]:
-        column = st.slider("Column", 0, width - 1, key=f"column {key}")
+        column = st.slider("Column", 0, width - 1, key=column_at, persist_state="session")
     with places[0]:
-        st.caption(f"Slice {number}, as chosen under Slices")
-    cuts = cut_volume(volume.picture, mask, volume.spacing_mm, record.plane, (number, row, column))
+        st.caption(f"Slice {number}, as chosen under Slices. The blue lines are where the other two planes lie.")
+    cuts = cut_volume(volume.values, volume.mask, volume.spacing_mm, record.plane, (number, row, column))
     for place, cut in zip(places, cuts, strict=True):
-        drawn = draw_slice(cut.picture, cut.mask, cut.spacing_mm, side_px=420, plane=cut.plane)
+        picture = to_gray(cut.values, volume.window)
+        drawn = draw_slice(picture, cut.mask, cut.spacing_mm, side_px=420, plane=cut.plane, cross=cut.cross)
         place.image(drawn, width="stretch", caption=cut.plane, alt=f"{cut.plane} plane with the mask outlined")
     if not np.isfinite(volume.spacing_mm).all():
         st.caption("The spacing of the voxels is not known: lengths are not to scale.")

@@ -6,10 +6,40 @@ from slicewise.inference.record import ScanRecord
 from slicewise.inference.result import Decision
 from slicewise.service.schemas import Prediction
 
-__all__ = ["SYMBOLS", "describe_extent", "describe_probability", "describe_uncertainty", "give_reason"]
+__all__ = [
+    "SYMBOLS",
+    "describe_extent",
+    "describe_probability",
+    "describe_refusal",
+    "describe_uncertainty",
+    "give_reason",
+]
 
 SYMBOLS: dict[Decision, str] = {"tumor": "▲", "tumor, not localized": "△", "no tumor": "○", "abstained": "?"}
 """Of each decision."""
+
+
+_REFUSALS = {
+    "not-one-slice": "Expected a file with one slice, it holds more. Read it on the page *Read*.",
+    "too-large": "Expected a smaller upload. Send less at once, or ask who runs the service to raise its limit.",
+    "too-many-files": "Expected fewer files at once. Put them into one zip.",
+    "queue-full": "Others are being answered first. Try again in some seconds.",
+    "too-many-requests": "Expected fewer questions a second. Try again in some seconds.",
+    "not-ready": "The service is still starting. Try again in some seconds.",
+    "unauthorized": "Expected the key of the service in SLICEWISE_API_KEYS, where `slicewise ui` is started.",
+    "forbidden": "Expected a service on this machine, or one that asks for a key.",
+}
+"""What the service says to programs, for a person at a page."""
+
+
+def describe_refusal(problem: str, detail: str) -> str:
+    """What was expected, and what to do.
+
+    Args:
+        problem: Name of its kind.
+        detail: The service's own words.
+    """
+    return _REFUSALS.get(problem, detail)
 
 
 def describe_probability(probability: float) -> str:
@@ -60,4 +90,5 @@ def describe_extent(answer: Prediction | ScanRecord) -> tuple[str, str]:
         return "Area of the mask", f"{answer.area_mm2:,.0f} mm²"
     if answer.mask_px is None:
         return "Mask", "not looked for"
-    return "Mask (no spacing known)", f"{answer.mask_px:,} px"
+    unit = "voxels" if isinstance(answer, ScanRecord) and answer.slices > 1 else "px"
+    return "Mask (no spacing known)", f"{answer.mask_px:,} {unit}"

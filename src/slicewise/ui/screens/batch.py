@@ -3,51 +3,105 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from slicewise.service.schemas import BatchLine, Prediction
-from slicewise.ui.choosing import SLICES, choose_files
-from slicewise.ui.client import File
+from slicewise.ui.answer_view import show_concerns, show_decision
+from slicewise.ui.choosing import SLICES, Chosen, choose_files
+from slicewise.ui.client import Service, ServiceError
 from slicewise.ui.drawing import draw_slice, read_png, to_png
-from slicewise.ui.frame import answering, chosen_service, digest_of, offer, remember, show_concerns, show_decision
+from slicewise.ui.frame import offer, show_refusal
+from slicewise.ui.session import chosen_service
 from slicewise.ui.slice_view import mask_of, style_controls
-from slicewise.ui.wording import SYMBOLS
+from slicewise.ui.wording import SYMBOLS, describe_refusal
 
 __all__ = ["show"]
 
+_BATCH = "batch"
 _THUMBNAIL_PX = 96
-_COLUMNS = ("file", "slice", "decision", "probability", "mask_px", "area_mm2", "concerns", "problem")
+_ANSWERED = ("decision", "probability", "threshold", "mask_px", "area_mm2", "model_id", "version")
+_WRITTEN = ("file", *_ANSWERED, "concerns", "problem")
+_FORMULA = ("=", "+", "-", "@", "\t")
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What was answered of the files that are open, by their place."""
+
+    key: tuple[str, str]
+    lines: dict[int, BatchLine] = field(default_factory=dict)
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    was_asked: bool = False
 
 
 def show() -> None:
     """Draw the page."""
     st.header("Batch")
-    files = choose_files("batch", "Upload pictures and DICOM slices, as many as there are", examples=SLICES)
-    if not files:
+    chosen = choose_files("batch", "Upload pictures and DICOM slices, as many as there are", examples=SLICES)
+    if chosen is None:
+        st.session_state.pop(_BATCH, None)
         st.info("Each file is one slice. Volumes and series are read on the page *Read*.", icon=":material/info:")
         return
     service = chosen_service()
-    with answering():
-        lines = remember(("batch", service.url, digest_of(files)), lambda: _predict(files))
-    table = pd.DataFrame([_row(name, lines[place]) for place, (name, _) in enumerate(files)], columns=list(_COLUMNS))
-    doubtful, refused = int((table["concerns"] != "").sum()), int((table["problem"] != "").sum())
+    batch: _Batch | None = st.session_state.get(_BATCH)
+    if batch is None or batch.key != (service.url, chosen.digest):
+        batch = st.session_state[_BATCH] = _Batch((service.url, chosen.digest))
+    waiting = [place for place in range(len(chosen.files)) if _is_open(batch.lines.get(place))]
+    if waiting and (not batch.was_asked or st.button(f"Ask again for {len(waiting)} files", icon=":material/refresh:")):
+        batch.was_asked = True
+        _ask(service, batch, chosen, waiting)
+        st.rerun()
+    _show_table(batch, chosen)
+
+
+def _is_open(line: BatchLine | None) -> bool:
+    """Not answered, or refused for a reason that passes."""
+    passing = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT)
+    return line is None or line.status >= HTTPStatus.INTERNAL_SERVER_ERROR or line.status in passing
+
+
+def _ask(service: Service, batch: _Batch, chosen: Chosen, places: Sequence[int]) -> None:
+    """Ask for some of the files; what is answered before the service fails is kept."""
+    progress = st.progress(0.0, "Predicting")
+    try:
+        for count, line in enumerate(service.predict_batch([chosen.files[place] for place in places]), 1):
+            place = places[line.index]
+            batch.lines[place], batch.rows[place] = line, _row(line)
+            progress.progress(count / len(places), f"{count} of {len(places)} answered")
+    except ServiceError as error:
+        show_refusal(error)
+        _show_table(batch, chosen)
+        st.stop()
+
+
+def _show_table(batch: _Batch, chosen: Chosen) -> None:
+    unanswered = {"problem": "Not answered yet."}
+    rows = [{"file": name, **batch.rows.get(place, unanswered)} for place, (name, _) in enumerate(chosen.files)]
+    table = pd.DataFrame(rows, columns=["slice", *_WRITTEN])
+    doubtful = sum(bool(row.get("concerns")) for row in rows)
+    refused = sum("decision" not in row for row in rows)
     if doubtful:
-        st.error(
-            f"**{doubtful} of {len(table)} answers are in doubt**: see the column *concerns*.", icon=":material/warning:"
-        )
+        words = f"**{doubtful} of {len(table)} answers are in doubt**: see the column *concerns*."
+        st.error(words, icon=":material/warning:")
     if refused:
         st.warning(f"{refused} of {len(table)} files got no answer: see the column *problem*.", icon=":material/warning:")
     st.caption("Click a column's head to sort by it, a row's box to see the slice.")
-    chosen = st.dataframe(
-        table,
+    shown = table.assign(decision=[_with_symbol(row.get("decision")) for row in rows])
+    selection = st.dataframe(
+        shown,
         hide_index=True,
         row_height=64,
+        column_order=("file", "slice", "decision", "probability", "mask_px", "area_mm2", "concerns", "problem"),
         on_select="rerun",
         selection_mode="single-row",
-        key="batch table",
+        # A selection belongs to its files: of others, the row may not be there.
+        key=f"table of {batch.key} {len(batch.rows)}",
         column_config={
             "slice": st.column_config.ImageColumn("slice", help="With the mask"),
             "probability": st.column_config.ProgressColumn("probability", min_value=0.0, max_value=1.0, format="%.3f"),
@@ -56,42 +110,34 @@ def show() -> None:
         },
         alt="One row a file",
     )
-    written = table.drop(columns="slice").assign(decision=[_decision(lines[place]) for place in range(len(files))])
+    written = table[list(_WRITTEN)].assign(file=table["file"].map(_harmless))
     offer("CSV", written.to_csv(index=False), "batch.csv", "text/csv")
-    for place in chosen["selection"]["rows"]:
-        prediction = lines[place].prediction
-        if prediction is not None:
-            _show_one(files[place][0], prediction)
+    for place in selection["selection"]["rows"]:
+        line = batch.lines.get(place)
+        if line is not None and line.prediction is not None:
+            _show_one(chosen.files[place][0], line.prediction)
 
 
-def _predict(files: list[File]) -> dict[int, BatchLine]:
-    lines: dict[int, BatchLine] = {}
-    progress = st.progress(0.0, "Predicting")
-    for line in chosen_service().predict_batch(files):
-        lines[line.index] = line
-        progress.progress(len(lines) / len(files), f"{len(lines)} of {len(files)} answered")
-    progress.empty()
-    return lines
-
-
-def _row(name: str, line: BatchLine) -> dict[str, Any]:
+def _row(line: BatchLine) -> dict[str, Any]:
     prediction = line.prediction
     if prediction is None:
-        return {"file": name, "concerns": "", "problem": (line.problem or {}).get("detail", f"status {line.status}")}
+        problem = line.problem or {}
+        name = problem.get("type", "").rpartition(":")[2]
+        return {"problem": describe_refusal(name, problem.get("detail", f"status {line.status}"))}
     return {
-        "file": name,
+        **{name: getattr(prediction, name) for name in _ANSWERED},
         "slice": _thumbnail(prediction),
-        "decision": f"{SYMBOLS[prediction.decision]} {prediction.decision}",
-        "probability": prediction.probability,
-        "mask_px": prediction.mask_px,
-        "area_mm2": prediction.area_mm2,
         "concerns": ", ".join(concern.rule for concern in prediction.concerns),
-        "problem": "",
     }
 
 
-def _decision(line: BatchLine) -> str:
-    return line.prediction.decision if line.prediction else ""
+def _with_symbol(decision: Any) -> str:
+    return f"{SYMBOLS[decision]} {decision}" if decision else ""
+
+
+def _harmless(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(_FORMULA) else name
 
 
 def _thumbnail(prediction: Prediction) -> str:
@@ -102,16 +148,13 @@ def _thumbnail(prediction: Prediction) -> str:
 
 def _show_one(name: str, prediction: Prediction) -> None:
     assert prediction.picture is not None
-    st.subheader(name)
+    st.text(name)
     show_concerns(prediction.concerns)
     left, right = st.columns([3, 2], gap="medium")
     with right:
         show_decision(prediction, prediction.model_id)
         style, opacity = style_controls("batch")
     with left:
-        drawn = draw_slice(read_png(prediction.picture), mask_of(prediction), style=style, opacity=opacity)
-        st.image(
-            drawn,
-            width="stretch",
-            alt=f"{prediction.decision}, {prediction.mask_px or 0} pixels outlined",
-        )
+        picture, mask = read_png(prediction.picture), mask_of(prediction)
+        drawn = draw_slice(picture, mask, style=style, opacity=opacity, plane=prediction.plane)
+        st.image(drawn, width="stretch", alt=f"{prediction.decision}, {prediction.mask_px or 0} pixels outlined")

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from slicewise.evaluation.metrics import dice
 from slicewise.service.schemas import ModelCard, Prediction
-from slicewise.ui.choosing import SLICES, choose_files
+from slicewise.ui.answer_view import show_concerns, show_decision
+from slicewise.ui.choosing import SLICES, Chosen, choose_files
 from slicewise.ui.client import Service
 from slicewise.ui.drawing import draw_disagreement, draw_slice, read_png
 from slicewise.ui.figures import figures_of
-from slicewise.ui.frame import answering, digest_of, remember, room, service_of, show_concerns, show_decision
+from slicewise.ui.frame import answering
+from slicewise.ui.session import describe_model, remember, room, service_of
 from slicewise.ui.slice_view import mask_of
 
 __all__ = ["show"]
@@ -32,38 +34,36 @@ def show() -> None:
             icon=":material/info:",
         )
         return
-    places = range(len(services))
+    names = [service.name for service in services]
+    places, name_of = range(len(services)), names.__getitem__
     left, right = st.columns(2)
-    first = left.selectbox("First", places, format_func=lambda place: services[place].name, key="first")
-    second = right.selectbox("Second", places, index=1, format_func=lambda place: services[place].name, key="second")
+    first = left.selectbox("First", places, format_func=name_of, key="first", persist_state="session")
+    second = right.selectbox("Second", places, 1, format_func=name_of, key="second", persist_state="session")
     if first == second:
         st.info("Choose two different models.", icon=":material/info:")
         return
     asked = service_of(first), service_of(second)
-    files = choose_files("compare", "Upload one picture or slice", examples=SLICES, many=False)
-    if files:
+    chosen = choose_files("compare", "Upload one picture or slice", examples=SLICES, many=False)
+    if chosen is not None:
         with answering():
-            _show_slice(files[0][1], asked)
+            _show_slice(chosen, asked)
     st.subheader("Their figures")
     with answering():
-        cards = [remember(("model", service.url), service.describe_model) for service in asked]
+        cards = [describe_model(service) for service in asked]
     _show_figures(cards[0], cards[1])
 
 
-def _show_slice(content: bytes, services: tuple[Service, Service]) -> None:
-    digest = digest_of([("", content)])
-    answers = [remember(("slice", service.url, digest), partial(service.predict, content)) for service in services]
+def _show_slice(chosen: Chosen, services: tuple[Service, Service]) -> None:
+    ((_, content),) = chosen.files
+    answers = [remember(("slice", service.url, chosen.digest), partial(service.predict, content)) for service in services]
     masks = [mask_of(answer) for answer in answers]
-    show_concerns(answers[0].concerns)
     for column, answer, mask, name in zip(st.columns(2, gap="medium"), answers, masks, ("First", "Second"), strict=True):
         with column:
             assert answer.picture is not None
             st.subheader(name)
-            st.image(
-                draw_slice(read_png(answer.picture), mask),
-                width="stretch",
-                alt=f"{name}: {answer.decision}, {mask.sum()} pixels",
-            )
+            show_concerns(answer.concerns)  # each model was trained on slices of its own
+            drawn = draw_slice(read_png(answer.picture), mask, plane=answer.plane)
+            st.image(drawn, width="stretch", alt=f"{name}: {answer.decision}, {mask.sum()} pixels outlined")
             show_decision(answer, answer.model_id)
     _show_agreement(answers[0], masks[0], masks[1])
 

@@ -14,7 +14,8 @@ from slicewise.ui.figures import (
     figures_of,
     predictive_values_of,
 )
-from slicewise.ui.frame import answering, describe_model, offer
+from slicewise.ui.frame import answering, offer
+from slicewise.ui.session import chosen_service, describe_model
 
 __all__ = ["show"]
 
@@ -23,7 +24,7 @@ def show() -> None:
     """Draw the page."""
     st.header("The model")
     with answering():
-        card = describe_model()
+        card = describe_model(chosen_service())
     facts = (
         ("Weights", card.model_id),
         ("Parameters", f"{card.parameters / 1e6:.2f} M"),
@@ -44,7 +45,7 @@ def show() -> None:
         if card.card is None:
             st.info("No model card lies beside this checkpoint; `slicewise report` writes one.", icon=":material/info:")
         else:
-            st.markdown(_without_header(card.card))
+            st.markdown(_for_people(card.card))
             offer("Model card", card.card, "model_card.md", "text/markdown")
     with origin:
         st.json(
@@ -106,8 +107,7 @@ def _show_course(card: ModelCard) -> None:
     st.dataframe(pd.DataFrame(card.history), hide_index=True, alt="One row an epoch")
 
 
-def _without_header(card: str) -> str:
-    """Without the YAML in front, which is for machines."""
-    if not card.startswith("---\n"):
-        return card
-    return card.partition("\n---\n")[2]
+def _for_people(card: str) -> str:
+    """Without the YAML in front, which is for machines, and without pictures, which could be fetched from anywhere."""
+    text = card.partition("\n---\n")[2] if card.startswith("---\n") else card
+    return text.replace("![", "[")

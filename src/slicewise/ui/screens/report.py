@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from slicewise.ui.frame import offer, room
+from slicewise.ui.frame import offer
+from slicewise.ui.session import room
 
 __all__ = ["show"]
 
 _HEIGHT_PX = 1400
-_LOCK = (
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-)
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+_LOCK = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
 """Before the report: nothing in it runs, and nothing is fetched. What is shown in a page's frame could reach the page."""
 
 
