@@ -155,7 +155,7 @@ def draw_disagreement(
 
 def _letter(drawn: NDArray[np.uint8], letters: str) -> NDArray[np.uint8]:
     image = Image.fromarray(drawn)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, max(image.size) // 28))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(14, max(image.size) // 20))
     width, height = image.size
     margin = max(image.size) // 80
     places = ((margin, height // 2), (width - margin, height // 2), (width // 2, margin), (width // 2, height - margin))

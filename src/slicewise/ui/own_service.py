@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from slicewise.errors import ConfigError
+from slicewise.model.description import PACKAGED
 from slicewise.service.settings import KEYS_VARIABLE
 
 __all__ = ["OwnService", "end"]
@@ -47,7 +48,7 @@ class OwnService:
     @property
     def name(self) -> str:
         """Enough of the model's path to tell it from others: the phases of runs all end in the same words."""
-        return "/".join(self.model.resolve().parts[-3:])
+        return "packaged model" if self.model.resolve() == PACKAGED.resolve() else "/".join(self.model.parts[-3:])
 
     @property
     def url(self) -> str:

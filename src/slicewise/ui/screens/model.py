@@ -31,7 +31,7 @@ def show() -> None:
         ("Threshold", f"{card.threshold:.3f}"),
         ("Trained on", f"{sum(sides.get('train', 0) for sides in card.patients.values()):,} patients"),
     )
-    for column, (name, value) in zip(st.columns(len(facts)), facts, strict=True):
+    for column, (name, value) in zip(st.columns([5, 3, 3, 5]), facts, strict=True):
         column.metric(name, value)
     names = ["Figures", "Curves and limits", "Course of the training", "Model card", "Origin"]
     figures, curves, course, words, origin = st.tabs(names)
