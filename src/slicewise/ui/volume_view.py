@@ -56,12 +56,16 @@ def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | N
     at = f"slice of {key}"
     with guarding("a volume"):
         st.session_state.setdefault(at, record.most_probable_slice)
-        slices, planes, *sheet = st.tabs(["Slices", "Three planes", *(["Montage"] if montage else [])])
-        with slices:
-            _show_slices(at, key, volume, record, can_explain)
-        with planes:
-            _show_planes(at, key, volume, record)
-        if montage:
+        names = ["Slices", "Three planes", *(["Montage"] if montage else [])]
+        # What is not looked at is not drawn: stepping through slices shall not wait for it.
+        slices, planes, *sheet = st.tabs(names, key=f"tabs of {key}", on_change="rerun")
+        if slices.open:
+            with slices:
+                _show_slices(at, key, volume, record, can_explain)
+        elif planes.open:
+            with planes:
+                _show_planes(at, key, volume, record)
+        elif montage:
             with sheet[0]:
                 st.image(montage, width="stretch", alt="Slices in rows, the mask outlined")
 
