@@ -1,6 +1,7 @@
 """What the documents say is what the code does."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,10 @@ def test_every_rule_of_the_gatekeeper_is_documented_and_no_other():
     text = (DOCS / "prediction.md").read_text(encoding="utf-8").split("## The gatekeeper")[1].split("\n## ")[0]
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows == [f"| `{name}` | {meaning} |" for name, meaning in CONCERNS.items()]
+
+
+def test_every_page_of_the_reading_room_has_a_picture_and_every_picture_is_shown():
+    text = (DOCS / "reading-room.md").read_text(encoding="utf-8")
+    pictures = {file.name for file in (DOCS / "reading-room").iterdir()}
+    assert set(re.findall(r"\(reading-room/(\w+\.png)\)", text)) == pictures
+    assert {f"{page}.png" for page in ("slice", "volume", "batch", "compare", "model", "report")} <= pictures
