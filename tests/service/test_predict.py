@@ -45,6 +45,11 @@ def test_the_answer_is_the_command_lines_to_the_last_digit(service, predictor, t
         assert (answer["model_id"], answer["engine"]) == (written["model_id"], written["engine"])
 
 
+def test_the_spacing_is_told_where_the_file_says_it(service):
+    assert service.predict(dicom()).json()["spacing_mm"] == [0.9, 0.9]
+    assert service.predict(picture()).json()["spacing_mm"] is None
+
+
 def test_the_mask_is_the_predictors(service, predictor, tmp_path):
     (tmp_path / "picture.png").write_bytes(picture())
     mask = predictor.predict(tmp_path / "picture.png").mask

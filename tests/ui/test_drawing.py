@@ -42,6 +42,7 @@ def test_both_have_both(square):
 
 def test_pixels_become_square(square):
     assert draw_slice(*square, spacing_mm=(3.0, 1.0), side_px=96).shape == (96, 32, 3)
+    assert draw_heat(square[0], square[0], (3.0, 1.0)).shape == (640, 213, 3)
 
 
 def test_letters_say_which_side_of_the_patient_is_where():
@@ -59,16 +60,16 @@ def test_letters_say_which_side_of_the_patient_is_where():
 
 def test_heat_of_nothing_darkens_and_of_all_warms():
     picture = np.full((8, 8), 200, np.uint8)
-    cold, hot = (draw_heat(picture, np.full((8, 8), value, np.uint8), 0.5)[0, 0] for value in (0, 255))
+    cold, hot = (draw_heat(picture, np.full((8, 8), value, np.uint8), None, 0.5)[0, 0] for value in (0, 255))
     assert cold.tolist() == [100, 100, 102]
     assert hot.tolist() == [226, 228, 182]
-    assert draw_heat(picture, picture, 0.0)[0, 0].tolist() == [200, 200, 200]
+    assert draw_heat(picture, picture, None, 0.0)[0, 0].tolist() == [200, 200, 200]
 
 
 def test_masks_that_differ_are_told_apart():
     picture, first, second = np.zeros((64, 64), np.uint8), np.zeros((64, 64), bool), np.zeros((64, 64), bool)
     first[:, :40], second[:, 20:60] = True, True
-    drawn = draw_disagreement(picture, first, second, 1.0)
+    drawn = draw_disagreement(picture, first, second, None, 1.0)
     assert drawn.shape == (640, 640, 3)
     colors = [tuple(int(value) for value in drawn[320, column]) for column in (100, 300, 500, 630)]
     assert colors == [(86, 180, 233), (240, 228, 66), (213, 94, 0), (0, 0, 0)]

@@ -54,6 +54,7 @@ def predict_slice(predictor: Predictor, scan: Scan, task: SliceTask, timings_s: 
             decision=result.decision,
             uncertainty=result.uncertainty,
             shape=(height, width),
+            spacing_mm=scan.spacing_mm,
             kind=scan.kind,
             plane=scan.plane,
             mask=_mask_of(result.masks[0], task) if segmented and task.mask != "none" else None,

@@ -41,6 +41,7 @@ _PREDICTION = {
     "decision": "tumor",
     "uncertainty": None,
     "shape": [2, 4],
+    "spacing_mm": None,
     "kind": "picture",
     "plane": "unknown",
     "mask": _MASK,
@@ -152,6 +153,8 @@ class Prediction(BaseModel):
     """Standard deviation of the probability over views and dropout draws, in [0, 0.5]; null: not asked for."""
     shape: tuple[int, int]
     """Rows and columns of the input."""
+    spacing_mm: tuple[float, float] | None
+    """Between rows and between columns; null where the file does not say."""
     kind: str
     """``picture``, ``nifti`` or ``dicom``."""
     plane: str

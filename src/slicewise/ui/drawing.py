@@ -111,18 +111,24 @@ def draw_slice(
     return _letter(drawn, _LETTERS[plane]) if plane in _LETTERS else drawn
 
 
-def draw_heat(picture: NDArray[np.uint8], heat: NDArray[np.uint8], opacity: float = 0.5) -> NDArray[np.uint8]:
+def draw_heat(
+    picture: NDArray[np.uint8],
+    heat: NDArray[np.uint8],
+    spacing_mm: tuple[float, float] | None = None,
+    opacity: float = 0.5,
+) -> NDArray[np.uint8]:
     """A slice under its heat map.
 
     Args:
         picture: ``(H, W)``.
         heat: ``(H, W)``, 0 to 255.
+        spacing_mm: Between rows and columns; None takes the pixels as square.
         opacity: Of the map, in [0, 1].
 
     Returns:
         ``(H, W, 3)``.
     """
-    height, width = fit_shape(picture.shape, None, (_SIDE_PX, _SIDE_PX))
+    height, width = fit_shape(picture.shape, spacing_mm, (_SIDE_PX, _SIDE_PX))
     gray, warm = (
         np.asarray(Image.fromarray(layer).resize((width, height), Image.Resampling.BILINEAR)) for layer in (picture, heat)
     )
@@ -131,7 +137,11 @@ def draw_heat(picture: NDArray[np.uint8], heat: NDArray[np.uint8], opacity: floa
 
 
 def draw_disagreement(
-    picture: NDArray[np.uint8], first: NDArray[np.bool_], second: NDArray[np.bool_], opacity: float = 0.5
+    picture: NDArray[np.uint8],
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    spacing_mm: tuple[float, float] | None = None,
+    opacity: float = 0.5,
 ) -> NDArray[np.uint8]:
     """Where two masks agree (yellow), and where only the first (blue) or only the second (vermilion) is.
 
@@ -139,12 +149,13 @@ def draw_disagreement(
         picture: ``(H, W)``.
         first: ``(H, W)``.
         second: ``(H, W)``.
+        spacing_mm: Between rows and columns; None takes the pixels as square.
         opacity: Of the colors, in [0, 1].
 
     Returns:
         ``(H, W, 3)``.
     """
-    shape = fit_shape(picture.shape, None, (_SIDE_PX, _SIDE_PX))
+    shape = fit_shape(picture.shape, spacing_mm, (_SIDE_PX, _SIDE_PX))
     image, one = resize_slice(picture.astype(np.float32), first, shape)
     _, other = resize_slice(picture.astype(np.float32), second, shape)
     colors = np.repeat(image[..., None], 3, axis=2)

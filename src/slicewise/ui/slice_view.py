@@ -38,7 +38,7 @@ def show_slice(name: str, content: bytes, prediction: Prediction) -> None:
         st.markdown("**Where** – the mask over the slice")
         image = st.empty()
         style, opacity = style_controls("slice")
-        drawn = draw_slice(picture, mask, style=style, opacity=opacity, plane=answer.plane)
+        drawn = draw_slice(picture, mask, answer.spacing_mm, style=style, opacity=opacity, plane=answer.plane)
         image.image(drawn, width="stretch", alt=f"{answer.decision}, {answer.mask_px or 0} pixels outlined")
     with right:
         show_decision(answer, answer.model_id)
@@ -46,7 +46,7 @@ def show_slice(name: str, content: bytes, prediction: Prediction) -> None:
     with middle:
         st.markdown("**Why** – what spoke for tumor (Grad-CAM)")
         if is_explained:
-            draw_explanation(picture, answer)
+            draw_explanation(picture, answer, answer.spacing_mm)
         elif not can_explain:
             st.info(CANNOT_EXPLAIN)
         else:
@@ -64,15 +64,16 @@ def explain(content: bytes) -> Prediction:
     return remember(_key_of(content), lambda: chosen_service().predict(content, explain=True, uncertainty=True))
 
 
-def draw_explanation(picture: NDArray[np.uint8], answer: Prediction) -> None:
+def draw_explanation(picture: NDArray[np.uint8], answer: Prediction, spacing_mm: tuple[float, float] | None) -> None:
     """Grad-CAM over its slice.
 
     Args:
         picture: ``(H, W)``, the slice.
         answer: Of `explain`.
+        spacing_mm: Between rows and columns; None takes the pixels as square.
     """
     assert answer.explanation is not None
-    heat = draw_heat(picture, read_png(answer.explanation))
+    heat = draw_heat(picture, read_png(answer.explanation), spacing_mm)
     st.image(heat, width="stretch", alt="The slice under the heat map of what spoke for tumor")
     st.caption("Bright: spoke for tumor. Scaled to its own maximum, whatever the probability; it is no outline.")
 

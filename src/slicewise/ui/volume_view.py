@@ -81,12 +81,13 @@ def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, can_expl
             _show_steps(at, record)
         style, opacity = style_controls("volume")
     number = int(st.session_state[at])
-    spacing = volume.spacing_mm[1:]
+    rows_mm, columns_mm = volume.spacing_mm[1:].tolist()
+    spacing_mm = (rows_mm, columns_mm) if np.isfinite(volume.spacing_mm[1:]).all() else None
     picture = to_gray(volume.values[number], volume.window)
     drawn = draw_slice(
         picture,
         volume.mask[number],
-        (float(spacing[0]), float(spacing[1])) if np.isfinite(spacing).all() else None,
+        spacing_mm,
         style=style,
         opacity=opacity,
         plane=record.plane,
@@ -102,7 +103,7 @@ def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, can_expl
         elif st.toggle("Grad-CAM of this slice", key=f"explain {key}", persist_state="session"):
             with answering(), st.spinner("Explaining (slow the first time)"):
                 answer = explain(to_png(volume.values[number]))
-            draw_explanation(picture, answer)
+            draw_explanation(picture, answer, spacing_mm)
 
 
 def _show_strip(at: str, key: str, record: ScanRecord) -> None:

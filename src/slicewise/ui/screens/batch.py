@@ -142,7 +142,8 @@ def _harmless(name: str) -> str:
 
 def _thumbnail(prediction: Prediction) -> str:
     assert prediction.picture is not None
-    drawn = draw_slice(read_png(prediction.picture), mask_of(prediction), side_px=_THUMBNAIL_PX)
+    picture, mask = read_png(prediction.picture), mask_of(prediction)
+    drawn = draw_slice(picture, mask, prediction.spacing_mm, side_px=_THUMBNAIL_PX)
     return f"data:image/png;base64,{base64.b64encode(to_png(drawn)).decode('ascii')}"
 
 
@@ -156,5 +157,5 @@ def _show_one(name: str, prediction: Prediction) -> None:
         style, opacity = style_controls("batch")
     with left:
         picture, mask = read_png(prediction.picture), mask_of(prediction)
-        drawn = draw_slice(picture, mask, style=style, opacity=opacity, plane=prediction.plane)
+        drawn = draw_slice(picture, mask, prediction.spacing_mm, style=style, opacity=opacity, plane=prediction.plane)
         st.image(drawn, width="stretch", alt=f"{prediction.decision}, {prediction.mask_px or 0} pixels outlined")

@@ -62,7 +62,7 @@ def _show_slice(chosen: Chosen, services: tuple[Service, Service]) -> None:
             assert answer.picture is not None
             st.subheader(name)
             show_concerns(answer.concerns)  # each model was trained on slices of its own
-            drawn = draw_slice(read_png(answer.picture), mask, plane=answer.plane)
+            drawn = draw_slice(read_png(answer.picture), mask, answer.spacing_mm, plane=answer.plane)
             st.image(drawn, width="stretch", alt=f"{name}: {answer.decision}, {mask.sum()} pixels outlined")
             show_decision(answer, answer.model_id)
     _show_agreement(answers[0], masks[0], masks[1])
@@ -75,7 +75,7 @@ def _show_agreement(answer: Prediction, first: NDArray[np.bool_], second: NDArra
     with left:
         assert answer.picture is not None
         st.image(
-            draw_disagreement(read_png(answer.picture), first, second),
+            draw_disagreement(read_png(answer.picture), first, second, answer.spacing_mm),
             width="stretch",
             alt=f"{both} pixels in both masks, {one} in the first alone, {other} in the second alone",
         )
