@@ -7,7 +7,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["sha256_of", "write_atomically"]
+__all__ = ["as_cell", "sha256_of", "write_atomically"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def as_cell(name: str) -> str:
+    """A name for a table that spreadsheets open: none of them takes it for a formula.
+
+    >>> as_cell("=1+1.png"), as_cell("scan.png")
+    ("'=1+1.png", 'scan.png')
+    """
+    return f"'{name}" if name.startswith(_FORMULA) else name
 
 
 def sha256_of(file: Path) -> str:

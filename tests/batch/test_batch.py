@@ -186,6 +186,17 @@ def test_results_of_all_inputs_stand_in_one_table_and_one_json(data, make_worker
         assert hashlib.sha256((worker.output / name).read_bytes()).hexdigest() == digest
 
 
+def test_a_name_that_looks_like_a_formula_is_a_name_in_the_table(data, make_worker, tmp_path):
+    worker = make_worker(segment=False)
+    (tmp_path / "=1+1.png").write_bytes((data / "picture.png").read_bytes())
+    record = predict_job(Job(tmp_path / "=1+1.png", Path("=1+1")), worker)
+    write_results([record.model_copy(update={"file": "=1+1.png"})], [], worker.output, {})
+    with (worker.output / "results.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["file"], row["name"]) == ("'=1+1.png", "'=1+1")
+    assert json.loads((worker.output / "results.json").read_text())[0]["file"] == "=1+1.png"
+
+
 def test_nothing_of_a_header_is_in_names_records_or_pictures(data, make_worker):
     worker = make_worker(formats=("nifti", "png"), statistics=True)
     record = predict_job(Job(data / "series", Path("s")), worker)

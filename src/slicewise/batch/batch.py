@@ -15,7 +15,7 @@ from pydantic import ValidationError
 import slicewise
 from slicewise.batch.inputs import Job, digest_of
 from slicewise.errors import FileError, InputError
-from slicewise.files import write_atomically
+from slicewise.files import as_cell, write_atomically
 from slicewise.inference.decoding import Decoder
 from slicewise.inference.outputs import Format, write_outputs
 from slicewise.inference.predictor import Predictor
@@ -198,7 +198,8 @@ def _csv_rows(records: Sequence[InputRecord]) -> Iterator[list[Any]]:
     for record in records:
         for scan in record.scans:
             values = scan.model_dump() | {
-                "file": record.file,
+                "file": as_cell(record.file),
+                "name": as_cell(scan.name),
                 "model_id": record.model_id,
                 "concerns": " ".join(concern.rule for concern in scan.concerns),
             }

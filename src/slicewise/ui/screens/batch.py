@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from slicewise.files import as_cell
 from slicewise.service.schemas import BatchLine, Prediction
 from slicewise.ui.answer_view import show_concerns, show_decision
 from slicewise.ui.choosing import SLICES, Chosen, choose_files
@@ -27,7 +28,6 @@ _BATCH = "batch"
 _THUMBNAIL_PX = 96
 _ANSWERED = ("decision", "probability", "threshold", "mask_px", "area_mm2", "model_id", "version")
 _WRITTEN = ("file", *_ANSWERED, "concerns", "problem")
-_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ def _show_table(batch: _Batch, chosen: Chosen) -> None:
         },
         alt="One row a file",
     )
-    written = table[list(_WRITTEN)].assign(file=table["file"].map(_harmless))
+    written = table[list(_WRITTEN)].assign(file=table["file"].map(as_cell))
     offer("CSV", written.to_csv(index=False), "batch.csv", "text/csv")
     for place in selection["selection"]["rows"]:
         line = batch.lines.get(place)
@@ -133,11 +133,6 @@ def _row(line: BatchLine) -> dict[str, Any]:
 
 def _with_symbol(decision: Any) -> str:
     return f"{SYMBOLS[decision]} {decision}" if decision else ""
-
-
-def _harmless(name: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    return f"'{name}" if name.startswith(_FORMULA) else name
 
 
 def _thumbnail(prediction: Prediction) -> str:
