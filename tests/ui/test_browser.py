@@ -251,7 +251,7 @@ def test_the_services_own_documentation_is_shown_without_a_public_network(browse
 
 
 def test_a_service_that_goes_away_is_said_and_its_return_is_noticed(browser, tmp_path):
-    service = Service(PACKAGED, tmp_path / "log")
+    service = Service(PACKAGED, tmp_path / "log", drain_s=1)
     with service:
         port = service.wait_for("listening")["port"]
         with ReadingRoom("--service", f"http://127.0.0.1:{port}") as room:

@@ -75,7 +75,7 @@ def is_alive(one):
     return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGHUP])
 def test_it_ends_with_all_that_it_started(end):
     with ReadingRoom(keys=None) as room:
         family = psutil.Process(room.process.pid).children(recursive=True)

@@ -1,12 +1,14 @@
 """The pages without a browser: what they say, drawn by Streamlit's own test harness."""
 
 import json
+import shutil
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from service.running import KEY, archive, dicom, picture, wait_until
 from service.running import Service as Running
+from slicewise.model.description import DESCRIPTION, PACKAGED
 from slicewise.service.schemas import BatchLine
 from slicewise.ui import session
 from slicewise.ui.choosing import Chosen
@@ -45,9 +47,13 @@ def enter(monkeypatch, service_url):
 
 
 @pytest.fixture(scope="module")
-def other_url(save_alarmist, tmp_path_factory):
+def other_url(tmp_path_factory):
     """A service of a model that knows nothing of what its training slices looked like."""
-    with Running(save_alarmist(tmp_path_factory.mktemp("other")), tmp_path_factory.mktemp("log") / "log") as started:
+    folder = tmp_path_factory.mktemp("other")
+    shutil.copytree(PACKAGED, folder / "model")
+    description = json.loads((folder / "model" / DESCRIPTION).read_text()) | {"domain": None}
+    (folder / "model" / DESCRIPTION).write_text(json.dumps(description))
+    with Running(folder / "model", folder / "log") as started:
         yield str(started.client.base_url).rstrip("/")
 
 
