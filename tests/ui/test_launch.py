@@ -58,10 +58,11 @@ def test_a_service_that_dies_is_started_again_where_it_was(own):
     (service,) = services_of(own)
     (port,) = {at.laddr.port for at in service.net_connections("tcp") if at.status == psutil.CONN_LISTEN}
     wait_until(lambda: _is_ready(port))
+    key = service.environ()["SLICEWISE_API_KEYS"]
     service.kill()
     again = wait_until(lambda: [one for one in services_of(own) if one.pid != service.pid])
     wait_until(lambda: _is_ready(port))
-    assert again[0].environ()["SLICEWISE_API_KEYS"]
+    assert again[0].environ()["SLICEWISE_API_KEYS"] == key, "the pages know no other"
 
 
 def _is_ready(port):
