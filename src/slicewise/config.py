@@ -240,6 +240,9 @@ class TrainingConfig(_Section):
     """Tumor-free slices teach the decoder an empty mask."""
     per_masked_slice: bool = True
     """The segmentation loss is divided by the slices with a known mask, not by the size of the batch."""
+    slice_dice_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the Dice loss of single slices with tumor, beside that of the whole batch: small tumors then count as much
+    as large ones."""
     freeze_statistics: bool = True
     """BatchNorm's running statistics of frozen parts are frozen too."""
     balancing: Literal["weighted", "uncertainty", "pcgrad"] = "weighted"

@@ -37,6 +37,24 @@ def test_known_value_of_the_segmentation_loss():
     assert loss.item() == pytest.approx(math.log(2) + 1 - dice, rel=1e-5)
 
 
+def test_known_value_of_the_dice_of_single_slices():
+    """Probability 1/2 on 64 pixels, tumor on 1 and on 32 of them: 1 − 1 / (32 + 1) and 1 − 32 / (32 + 32), by hand."""
+    masks = torch.zeros(3, 1, 8, 8)
+    masks[0, 0, 0, 0] = 1.0
+    masks[1, 0, :4] = 1.0
+    logits, known = torch.zeros(3, 1, 8, 8), torch.tensor([True, True, True])
+    added = segmentation_loss(logits, masks, known, 2.0) - segmentation_loss(logits, masks, known)
+    assert added.item() == pytest.approx(2.0 * (32 / 33 + 1 / 2) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("known", [[False, True], [True, True]], ids=["mask unknown", "mask empty"])
+def test_only_tumors_that_are_outlined_count_in_the_dice_of_single_slices(known):
+    masks = torch.zeros(2, 1, 8, 8)
+    masks[0] = float(not known[0])
+    logits, of_whom = torch.zeros(2, 1, 8, 8), torch.tensor(known)
+    assert segmentation_loss(logits, masks, of_whom, 1.0) == segmentation_loss(logits, masks, of_whom)
+
+
 def test_what_stands_in_an_unknown_mask_cannot_matter():
     logits = torch.randn(3, 1, 8, 8)
     known = torch.tensor([True, False, True])

@@ -11,46 +11,43 @@ from typing import Any
 
 __all__ = ["configure_logs", "log", "place_of"]
 
-_LOGGER = logging.getLogger("slicewise.service")
 
-
-class _JsonLines(logging.Formatter):
-    """Our own records in full; of a library's, where it spoke, but not what it said: it may quote what it was given."""
+class _Libraries(logging.Formatter):
+    """Where a library spoke, but not what it said: it may quote what it was given."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-        }
-        if record.name == _LOGGER.name:
-            line |= {"event": record.getMessage(), **getattr(record, "fields", {})}
-        else:
-            line |= {"event": "library", "logger": record.name, "where": f"{record.module}:{record.lineno}"}
-            if record.exc_info and record.exc_info[1] is not None:
-                line["error"] = type(record.exc_info[1]).__name__
-        return json.dumps(line, default=str)
+        fields = {"logger": record.name, "where": f"{record.module}:{record.lineno}"}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["error"] = type(record.exc_info[1]).__name__
+        return _line("library", record.levelno, fields)
 
 
 def configure_logs() -> None:
-    """Send every log line of this process to standard error, as JSON."""
+    """Send what libraries log in this process to standard error, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
+    handler.setFormatter(_Libraries())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    _LOGGER.setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 
 def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Write a line.
+    """Write a line to standard error.
 
     Args:
         event: What happened, a fixed word.
         level: Of `logging`.
         **fields: Ids, templates and numbers of our own; never text of a request.
     """
-    _LOGGER.log(level, event, extra={"fields": fields})
+    # Not by a logger: under overload every refusal is a line, and a logger looks up its caller for each.
+    sys.stderr.write(_line(event, level, fields) + "\n")
+    sys.stderr.flush()
+
+
+def _line(event: str, level: int, fields: dict[str, Any]) -> str:
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": time, "level": logging.getLevelName(level).lower(), "event": event, **fields}, default=str)
 
 
 def place_of(error: BaseException) -> str:

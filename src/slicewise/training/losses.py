@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +17,7 @@ __all__ = ["Losses", "Objective", "segmentation_loss"]
 
 # Dice over the batch as a whole: a slice's own Dice is undefined without tumor and jumps with small ones.
 _dice_and_cross_entropy = DiceCELoss(sigmoid=True, batch=True)
+_slice_dice = DiceLoss(sigmoid=True)
 
 
 class Losses(NamedTuple):
@@ -28,18 +29,24 @@ class Losses(NamedTuple):
     distillation: Tensor
 
 
-def segmentation_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
+def segmentation_loss(logits: Tensor, masks: Tensor, known: Tensor, slice_dice_weight: float = 0.0) -> Tensor:
     """Soft batch Dice (Milletari 2016, https://doi.org/10.1109/3DV.2016.79) plus cross-entropy, per masked slice.
 
     Args:
         logits: ``(B, 1, H, W)``.
         masks: ``(B, 1, H, W)``, 0 to 1.
         known: ``(B,)`` bool; the others do not count, whatever their masks hold.
+        slice_dice_weight: Of the mean soft Dice loss of single slices with tumor, in which a small tumor weighs as much as a
+            large one; in the batch Dice it weighs as much as its pixels.
     """
     if not known.any():
         return 0 * logits.sum()
     places = known.nonzero().squeeze(1)  # the gradient of a selection by numbers is the faster one
     loss: Tensor = _dice_and_cross_entropy(logits.index_select(0, places), masks.index_select(0, places))
+    if slice_dice_weight:
+        tumors = (known & (masks.amax(dim=(1, 2, 3)) > 0)).nonzero().squeeze(1)
+        if len(tumors):
+            loss = loss + slice_dice_weight * _slice_dice(logits.index_select(0, tumors), masks.index_select(0, tumors))
     return loss
 
 
@@ -94,11 +101,12 @@ class Objective(nn.Module):
         if not self.training_config.empty_masks:
             known = known & (masks.amax(dim=(1, 2, 3)) > 0)
         assert logits.mask is not None
-        loss = segmentation_loss(logits.mask, masks, known)
+        weight_of_slices = self.training_config.slice_dice_weight
+        loss = segmentation_loss(logits.mask, masks, known, weight_of_slices)
         # Deep supervision (Lee et al. 2015, https://proceedings.mlr.press/v38/lee15a.html): each coarser map counts half.
         weight = 1.0
         for coarse in logits.coarse_masks:
             weight /= 2
             masks = F.avg_pool2d(masks, masks.shape[-1] // coarse.shape[-1])
-            loss = loss + weight * segmentation_loss(coarse, masks, known)
+            loss = loss + weight * segmentation_loss(coarse, masks, known, weight_of_slices)
         return loss if self.training_config.per_masked_slice else loss * known.float().mean()
