@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+from slicewise.batch import explain
 from slicewise.batch.batch import predict_job, predict_jobs, record_file, write_results
 from slicewise.batch.inputs import Job, find_inputs
 from slicewise.errors import InputError
@@ -150,6 +151,43 @@ def test_a_format_that_an_input_cannot_have_is_refused_for_it_alone(data, make_w
     assert files_below(worker.output) == ["series_result.json", "series_seg.dcm"]
     assert len(records) == len(refusals) == 1
     assert "dicom-seg" in refusals[0]
+
+
+def take_off_the_map(file):
+    header = pydicom.dcmread(file)
+    del header.ImagePositionPatient, header.ImageOrientationPatient
+    header.save_as(file)
+    return file
+
+
+def test_a_slice_that_lies_nowhere_has_its_picture_and_no_dicom_objects(data, make_worker):
+    record = predict_job(Job(take_off_the_map(data / "series" / "IM0000"), Path("lost")), make_worker())
+    assert sorted(record.scans[0].outputs) == ["lost_mask.png", "lost_overlay.png"]
+    assert record.refusals == []
+
+
+def test_a_scan_that_cannot_have_a_named_format_costs_itself_alone(data, make_worker):
+    with zipfile.ZipFile(data / "mixed.zip", "w") as archive:
+        archive.write(data / "picture.png", "a.png")
+        archive.write(take_off_the_map(data / "series" / "IM0000"), "lost.dcm")
+    worker = make_worker(formats=("png", "dicom-seg"))
+    record = predict_job(Job(data / "mixed.zip", Path("mixed")), worker)
+    assert files_below(worker.output) == ["mixed/a_mask.png", "mixed/a_overlay.png", "mixed_result.json"]
+    assert len(record.refusals) == 1
+    assert "where they lie" in record.refusals[0]
+
+
+def test_slices_are_counted_from_0_as_in_the_montage(data, make_worker, monkeypatch):
+    captions = []
+
+    def draw(*_, caption, **__):
+        captions.append(caption)
+        return b""
+
+    monkeypatch.setattr(explain, "draw_panel", draw)
+    record = predict_job(Job(data / "deep" / "volume.nii.gz", Path("v")), make_worker(explain=True))
+    probabilities = record.scans[0].slice_probabilities
+    assert f"slice {probabilities.index(max(probabilities))} " in captions[0]
 
 
 def test_an_explanation_and_statistics_stand_beside(data, make_worker):

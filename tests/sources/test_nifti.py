@@ -1,5 +1,6 @@
 import gzip
 import itertools
+import struct
 
 import nibabel as nib
 import numpy as np
@@ -61,6 +62,22 @@ def test_an_oblique_volume_goes_to_the_nearest_axes(tmp_path):
     affine[:3, :3] = turn @ np.diag(SPACING)
     image = nib.Nifti1Image(np.asarray(make_ras().dataobj), affine)
     assert np.array_equal(read_volume(save(tmp_path, image)).slices, read_volume(save(tmp_path, make_ras(), "b.nii")).slices)
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 2)])
+def test_which_side_is_right_is_not_made_up(tmp_path, codes):
+    """NIfTI-1: with both codes 0, the header has no directions, and nibabel takes some."""
+    image = make_ras()
+    image.header["qform_code"], image.header["sform_code"] = codes
+    file = tmp_path / "volume.nii"
+    image.to_filename(file)
+    with file.open("r+b") as stream:  # nibabel sets the codes to those of its own affine
+        stream.seek(252)
+        stream.write(struct.pack("<2h", *codes))
+    volume = read_volume(file)
+    assert (volume.plane == "unknown") == (codes == (0, 0))
+    assert [concern.rule for concern in volume.concerns] == ["no-geometry"] * (codes == (0, 0))
+    assert volume.spacing_mm is not None
 
 
 def test_scaling_in_the_header_is_applied_and_a_single_fourth_axis_dropped(tmp_path):

@@ -103,7 +103,10 @@ def predict_job(job: Job, worker: Worker) -> InputRecord:
             refusals.append(str(item))
             continue
         target = job.target / item.name if several else job.target
-        scans.append(_predict_scan(item, worker.output / target, worker))
+        try:
+            scans.append(_predict_scan(item, worker.output / target, worker))
+        except InputError as error:  # of this scan alone, such as a format that it cannot have
+            refusals.append(str(error))
     if not scans:
         raise InputError(" ".join(refusals))
     probability = max(scan.probability for scan in scans)

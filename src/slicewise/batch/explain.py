@@ -35,7 +35,7 @@ def write_explanation(predictor: Predictor, result: Result, target: Path) -> Pat
         )
     place = int(result.probabilities.argmax())
     pixels, geometry = preprocess(result.scan.slices[place])
-    number = f", slice {place + 1} of {len(result.masks)}" if len(result.masks) > 1 else ""
+    number = f", slice {place}" if len(result.masks) > 1 else ""
     picture = draw_panel(
         pixels,
         reference=None,

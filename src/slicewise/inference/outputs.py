@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -69,14 +69,15 @@ def write_outputs(result: Result, target: Path, wanted: Sequence[Format] = ()) -
     Args:
         result: Of one scan.
         target: Path without endings.
-        wanted: Formats; empty: the usual of the input's kind.
+        wanted: Formats; empty: those of the usual ones that the scan can have.
 
     Returns:
         The files: ``…_mask.nii.gz``, ``…_mask.png``, ``…_overlay.png`` of one slice, ``…_montage.png`` of several,
-        ``…_seg.dcm``, ``…_sr.dcm``.
+        ``…_seg.dcm``, ``…_sr.dcm``. Pictures are in the view of the scan's slices, the others on the grid of the input.
 
     Raises:
-        InputError: The input can have none of the formats, or lies nowhere in the body and a DICOM object was wanted.
+        InputError: The input can have none of the formats, or lies nowhere in the body and one that says where was wanted
+            by name. Nothing is left behind.
     """
     formats = formats_for(result.scan.kind, wanted)
     written: list[Path] = []
@@ -85,22 +86,40 @@ def write_outputs(result: Result, target: Path, wanted: Sequence[Format] = ()) -
         written.append(target.with_name(f"{target.name}_{ending}"))
         return written[-1]
 
-    if "nifti" in formats and result.segmented:
-        write_nifti(make_nifti(result), place("mask.nii.gz"))
-    if "dicom-seg" in formats or "dicom-sr" in formats:
-        segmentation = make_segmentation(result) if result.segmented else None
-        if "dicom-seg" in formats and segmentation is not None:
-            write_dicom(segmentation, place("seg.dcm"))
-        if "dicom-sr" in formats:
-            write_dicom(make_report(result, segmentation if "dicom-seg" in formats else None), place("sr.dcm"))
-    if "png" in formats:
-        if len(result.masks) > 1:
-            write_png(montage(result), place("montage.png"))
-        else:
-            if result.segmented:
-                write_png(result.masks[0].astype(np.uint8) * 255, place("mask.png"))
-            write_png(overlay(result.scan.slices[0], result.masks[0]), place("overlay.png"))
+    try:
+        if "nifti" in formats and result.segmented:
+            write_nifti(make_nifti(result), place("mask.nii.gz"))
+        if "dicom-seg" in formats or "dicom-sr" in formats:
+            try:
+                _write_dicom(result, formats, place)
+            except InputError:
+                if wanted:
+                    raise
+        if "png" in formats:
+            _write_pictures(result, place)
+    except InputError:
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise
     return written
+
+
+def _write_dicom(result: Result, formats: Sequence[Format], place: Callable[[str], Path]) -> None:
+    segmentation = make_segmentation(result) if result.segmented else None
+    report = make_report(result, segmentation if "dicom-seg" in formats else None) if "dicom-sr" in formats else None
+    if "dicom-seg" in formats and segmentation is not None:
+        write_dicom(segmentation, place("seg.dcm"))
+    if report is not None:
+        write_dicom(report, place("sr.dcm"))
+
+
+def _write_pictures(result: Result, place: Callable[[str], Path]) -> None:
+    if len(result.masks) > 1:
+        write_png(montage(result), place("montage.png"))
+        return
+    if result.segmented:
+        write_png(result.masks[0].astype(np.uint8) * 255, place("mask.png"))
+    write_png(overlay(result.scan.slices[0], result.masks[0]), place("overlay.png"))
 
 
 def write_png(pixels: NDArray[np.uint8], file: Path) -> None:

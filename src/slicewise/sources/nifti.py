@@ -13,7 +13,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 
 from slicewise.errors import UnreadableFileError
 from slicewise.orientation import Orientation
-from slicewise.records import Scan
+from slicewise.records import Concern, Scan
 
 __all__ = ["NIFTI_ENDINGS", "read_volume"]
 
@@ -25,6 +25,10 @@ _EXTENSION_LIMIT = 16 * 2**20
 _HEADER_BYTES = 540
 # By the size of the header, which begins it: where the offset of the voxels stands, and its type.
 _STARTS = {348: (108, "f"), 540: (168, "q")}
+_NOT_PLACED = (
+    "Expected a volume that says how it lies in the body, the codes of both its transforms are 0: right may be left, and "
+    "first last. Convert it again from its DICOM files."
+)
 _DEFLATE_LIMIT = 1032
 """No deflate stream holds more than this times its own size (https://zlib.net/zlib_tech.html)."""
 
@@ -61,17 +65,20 @@ def read_volume(file: Path) -> Scan:
             f"Expected finite voxels, {file} holds NaN or infinity. Repair or remove it.", "non-finite", file
         )
     slices = np.ascontiguousarray(orientation.to_slices(voxels))
+    is_placed = bool(image.header["qform_code"] or image.header["sform_code"])
     return Scan(
         slices,
         kind="nifti",
         name=name_of(file),
         files=(file,),
-        plane=orientation.plane,
+        # nibabel turns what does not say how it lies as if it were axial; which side is right remains a guess.
+        plane=orientation.plane if is_placed else "unknown",
         spacing_mm=orientation.spacing_mm[1:],
         slice_spacing_mm=orientation.spacing_mm[0],
         orientation=orientation,
         grid_shape=tuple(int(size) for size in image.shape),
         affine=affine,
+        concerns=() if is_placed else (Concern("no-geometry", _NOT_PLACED),),
     )
 
 
