@@ -14,8 +14,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-deps .
 
+# By its number: Kubernetes' runAsNonRoot does not look names up.
 RUN useradd --create-home --uid 10001 slicewise && install -d -o slicewise -m 700 /state
-USER slicewise
+USER 10001
 WORKDIR /home/slicewise
 # SIGTERM drains.
 STOPSIGNAL SIGTERM
@@ -24,12 +25,13 @@ ENTRYPOINT ["slicewise"]
 FROM base AS ui
 USER root
 RUN pip install --constraint /build/constraints.txt streamlit altair pandas scikit-learn httpx
-USER slicewise
+USER 10001
 EXPOSE 8501
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
-# The pages ask for no password: publish them on the loopback address, or behind a proxy that asks for one (--public-name).
-CMD ["ui", "--host", "0.0.0.0", "--service", "http://service:8000"]
+# The pages ask for no password, and answer under this name alone: publish them on the loopback address of the host, or give
+# the name of a proxy that asks for one.
+CMD ["ui", "--host", "0.0.0.0", "--public-name", "localhost", "--service", "http://service:8000"]
 
 FROM base AS service
 VOLUME /state

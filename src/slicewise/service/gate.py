@@ -43,6 +43,7 @@ PUBLIC = frozenset(
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SMALL_BODY = 64 * 1024
+_LEAST_BYTES_PER_S = 16 * 1024
 _DRAINED_BYTES, _DRAINED_S = 8 * 2**20, 2.0
 _BEARER = "bearer "
 _NO_SCRIPTS = "default-src 'none'; frame-ancestors 'none'"
@@ -201,15 +202,20 @@ def _answering(visit: _Visit, send: Send, path: str) -> Send:
 
 
 def _limited(receive: Receive, headers: Headers, most_bytes: int, timeout_s: float) -> Receive:
-    """The body, counted as it comes, whatever its head said of its length."""
-    total, is_whole = 0, False
+    """The body, counted and timed as it comes, whatever its head said of its length.
+
+    It may pause for ``timeout_s``, and lag behind a slow line by as much: else a client could hold its place for ever by a
+    byte now and then.
+    """
+    total, is_whole, began_s = 0, False, time.monotonic()
 
     async def receive_some() -> Message:
         nonlocal total, is_whole
         if is_whole:  # what is waited for now is that the client goes away
             return await receive()
+        left_s = began_s + timeout_s + total / _LEAST_BYTES_PER_S - time.monotonic()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(min(timeout_s, left_s)):
                 message = await receive()
         except TimeoutError:
             raise Problem("body-timeout", {"Connection": "close"}) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import threading
@@ -30,6 +31,7 @@ def serve(settings: ServiceSettings) -> None:
         CheckpointError: There is no model, or it is damaged.
     """
     settings.check()
+    _allow_open_files()
     listener = _listen(settings)
     configure_logs()
     try:
@@ -46,6 +48,7 @@ async def _serve(house: House, listener: socket.socket) -> None:
     import uvicorn
 
     from slicewise.service.api import create_app
+    from slicewise.service.protocol import Protocol
 
     class Server(uvicorn.Server):
         """Uvicorn's raises the signal again when it has shut down; a service that ended in order ends with 0."""
@@ -66,7 +69,7 @@ async def _serve(house: House, listener: socket.socket) -> None:
         create_app(house),
         lifespan="off",
         ws="none",
-        http="httptools",
+        http=Protocol,
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -89,6 +92,12 @@ async def _serve(house: House, listener: socket.socket) -> None:
         log("ending")
         await house.close()
         log("ended")
+
+
+def _allow_open_files() -> None:
+    """As many as the system grants: each file of a study that is being uploaded is one, and the usual 1,024 are too few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(settings: ServiceSettings) -> socket.socket:
