@@ -88,7 +88,7 @@ def main(arguments: argparse.Namespace) -> None:
     final.explain()
     print(final.report())
     if not (arguments.out / "model").exists():
-        print(publish(final.folder, arguments.out / "model", NOTE))
+        print(publish(final.folder, arguments.out / "model", NOTE, arguments.left_out))
 
 
 if __name__ == "__main__":
@@ -96,4 +96,5 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True, help="folder with lgg, brisc2025 and brain_tumor_dataset")
     parser.add_argument("--clean", type=Path, required=True, help="clean.csv of an audit of all three")
     parser.add_argument("--out", type=Path, required=True, help="where the runs and the model are kept")
+    parser.add_argument("--left-out", type=Path, help="leave_one_source_out.md for the card (docs/production.md)")
     main(parser.parse_args())

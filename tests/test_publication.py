@@ -73,6 +73,27 @@ def run(tmp_path, tiny, small_store):
     return tiny_run
 
 
+def test_how_the_recipe_travels_stands_in_the_card(run, tmp_path):
+    table = tmp_path / "leave_one_source_out.md"
+    table.write_text("# a run: each source left out once\n\nFigures.\n\n| left out | figure |\n|---|---|\n| lgg | 0.5 |\n")
+    publish(run, tmp_path / "model", "By hand.", table)
+    card = (tmp_path / "model" / CARD).read_text()
+    title, told = card.split("\n## a run: each source left out once\n")
+    assert title.index("## How it was made") > 0
+    assert "not this model" in told
+    assert told.rstrip().endswith("| lgg | 0.5 |")
+
+
+@pytest.mark.parametrize("text", [None, "# a card\n\nwith text\n"], ids=["missing", "another file"])
+def test_what_is_no_such_table_is_refused_and_leaves_nothing(run, tmp_path, text):
+    table = tmp_path / "table.md"
+    if text is not None:
+        table.write_text(text)
+    with pytest.raises(InputError, match="leave-one-source-out"):
+        publish(run, tmp_path / "model", left_out=table)
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_published_model_has_its_figures_its_card_and_an_engine_that_agrees(run, tmp_path):
     parity = publish(run, tmp_path / "model", "By hand, in an afternoon.")
     assert parity.probability <= 1e-3

@@ -288,11 +288,14 @@ def publish(
     run: RunFolder,
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.")],
     note: Annotated[str, typer.Option("--note", help="For the card: how the model was made, beyond the run.")] = "",
+    left_out: Annotated[
+        Path | None, typer.Option("--left-out", help="For the card: leave_one_source_out.md of the same configuration.")
+    ] = None,
 ) -> None:
     """Gather what users of a run's joint model need: weights, test figures, card, and an engine for CPUs."""
     from slicewise.publication import publish as gather
 
-    parity = gather(run, out, note)
+    parity = gather(run, out, note, left_out)
     print(out)
     print(
         f"On slices of the run the engine differs from the weights by at most {parity.probability:.1e} in probability; "

@@ -36,19 +36,20 @@ _SHOWN = (
 )
 
 
-def publish(run: Path, out: Path, note: str = "") -> Parity:
+def publish(run: Path, out: Path, note: str = "", left_out: Path | None = None) -> Parity:
     """Write a folder with all that users of a model need: weights, description with test figures, card, CPU engine.
 
     Args:
         run: Folder of a run that has its report.
         out: Must not exist; appears when it is complete.
         note: For the card: what the run's configuration does not say of how the model was made.
+        left_out: For the card: the table that `slicewise.cross_source.leave_one_source_out` has written, in Markdown.
 
     Returns:
         How the CPU engine compares with the weights on slices of the run's store.
 
     Raises:
-        InputError: ``out`` exists, or the run was not evaluated with the weights that it has.
+        InputError: ``out`` exists, the run was not evaluated with the weights that it has, or ``left_out`` is no such table.
         CheckpointError: The CPU engine does not answer as the weights do.
     """
     if out.exists():
@@ -65,6 +66,8 @@ def publish(run: Path, out: Path, note: str = "") -> Parity:
     metrics = description.metrics | {"test": figures["test"]} | _by_sequence(run / "cases.parquet", figures["model"])
     facts = description.model_dump(exclude={"format", "preprocessing", "weights_sha256", "domain"})
     told = [f"## How it was made\n\n{note}"] if note else []
+    if left_out is not None:
+        told.append(_read_left_out(left_out))
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -123,6 +126,20 @@ def _tabulate(metrics: dict[str, dict[str, Any]]) -> str:
             ]
             lines.append(f"| {side.removeprefix('test, ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _read_left_out(file: Path) -> str:
+    """Its title becomes one of the card's; the paragraph of the model that it is not of is ours."""
+    text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    title, _, rest = text.partition("\n")
+    if not title.startswith("# ") or "| left out |" not in rest:
+        raise InputError(
+            f"Expected a table of `slicewise leave-one-source-out`, {file} is none. Name its leave_one_source_out.md."
+        )
+    told = (
+        "Of models of their own, each trained without one of the sources: how the recipe travels, not this model."
+    )
+    return f"#{title}\n\n{told}\n\n{rest.strip()}"
 
 
 def _read(run: Path, name: str) -> str:
