@@ -136,9 +136,7 @@ def _read_left_out(file: Path) -> str:
         raise InputError(
             f"Expected a table of `slicewise leave-one-source-out`, {file} is none. Name its leave_one_source_out.md."
         )
-    told = (
-        "Of models of their own, each trained without one of the sources: how the recipe travels, not this model."
-    )
+    told = "Of models of their own, each trained without one of the sources: how the recipe travels, not this model."
     return f"#{title}\n\n{told}\n\n{rest.strip()}"
 
 

@@ -1,6 +1,7 @@
 """A service of the packaged model, and the reading room in front of it, as a person would start them."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,7 +33,7 @@ class ReadingRoom:
         )
 
     def __enter__(self):
-        assert self.process.stdout.readline().startswith(f"The reading room is at {self.url}")
+        assert re.match(rf"The reading room is at http://[\d.]+:{self.port}\.", self.process.stdout.readline())
         return self
 
     def __exit__(self, *error):

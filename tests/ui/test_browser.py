@@ -17,8 +17,28 @@ from slicewise.model.description import PACKAGED
 from slicewise.ui.choosing import EXAMPLES
 from slicewise.ui.launch import APP
 from ui.conftest import ReadingRoom
+from ui.contrast import contrast
 
 EXAMPLE_FOLDER = APP.parent / "examples"
+COLORS = """
+() => [...document.querySelectorAll("[data-testid=stCaptionContainer] :is(p, code)")].map(part => {
+  let opacity = 1, behind = [255, 255, 255];
+  const layers = [];
+  for (let box = part; box; box = box.parentElement) layers.unshift(getComputedStyle(box));
+  const values = color => (color.match(/[\\d.]+/g) ?? []).map(Number);
+  const over = (color, share, below) => below.map((value, place) => share * color[place] + (1 - share) * value);
+  let drawn = behind;
+  for (const style of layers) {
+    opacity *= style.opacity;
+    const [red, green, blue, alpha = 1] = values(style.backgroundColor);
+    behind = over([red, green, blue], alpha * opacity, behind);
+    const [r, g, b, a = 1] = values(style.color);
+    drawn = over([r, g, b], a * opacity, behind);
+  }
+  return [part.innerText, drawn, behind];
+})
+"""
+"""Of each caption: its text, and the colors in which it and what is behind it are seen."""
 PAGES = {"Read": "Read a slice or a study", "Batch": "Batch", "Compare": "Compare two models", "Model": "The model"}
 
 
@@ -60,7 +80,7 @@ def download(page, name):
 
 def test_a_picture_is_uploaded_answered_and_downloaded(page):
     upload(page, EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"])
-    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    page.get_by_role("heading", name="▲ Tumor", exact=True).wait_for()
     page.get_by_text("Scaled to its own maximum").wait_for()
     name, content = download(page, "Mask")
     mask = np.asarray(Image.open(io.BytesIO(content)))
@@ -99,7 +119,7 @@ def test_the_opacity_of_the_mask_follows_the_slider(page):
 
 def test_a_volume_is_read_slice_by_slice(page):
     upload(page, EXAMPLE_FOLDER / EXAMPLES["NIfTI volume"])
-    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    page.get_by_role("heading", name="▲ Tumor", exact=True).wait_for()
     shown = page.get_by_text(re.compile(r"^Slice \d+: probability"))
     most_probable = number_of(shown)
     slider = page.get_by_role("slider", name=re.compile("^Slice"))
@@ -113,6 +133,10 @@ def test_a_volume_is_read_slice_by_slice(page):
     page.get_by_role("heading", name=PAGES["Read"]).click()  # away from the slider, which has keys of its own
     page.keyboard.press("Home")
     page.get_by_text(f"Slice {most_probable}: probability").wait_for()
+    _, content = download(page, "Mask of this slice")
+    pixels = int((np.asarray(Image.open(io.BytesIO(content))) == 255).sum())
+    assert pixels > 100
+    page.get_by_text(f"Slice {most_probable}: probability > 0.999, {pixels:,} pixels outlined").wait_for()
     page.get_by_role("tab", name="Three planes").click()
     for plane in ("axial", "coronal", "sagittal"):
         page.get_by_text(plane, exact=True).wait_for()
@@ -163,7 +187,7 @@ def test_the_name_of_a_file_is_text_whatever_it_looks_like(page, tmp_path):
     name = "![x](https:&#47;&#47;example.invalid&#47;a.png) *b*.jpg"
     (tmp_path / name).write_bytes((EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"]).read_bytes())
     upload(page, tmp_path / name)
-    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    page.get_by_role("heading", name="▲ Tumor", exact=True).wait_for()
     page.get_by_role("link", name="Model").click()
     page.get_by_text("volume Dice").first.wait_for()
     page.get_by_role("link", name="Read").click()
@@ -186,7 +210,7 @@ def test_a_refused_file_leaves_the_page_in_order(page, tmp_path):
     upload(page, tmp_path / "notes.png")
     page.get_by_text("The file cannot be read").wait_for()
     page.get_by_text("Slice with a tumor", exact=True).click()
-    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    page.get_by_role("heading", name="▲ Tumor", exact=True).wait_for()
     assert not page.get_by_text("The file cannot be read").is_visible()
 
 
@@ -194,7 +218,7 @@ def test_a_warning_cannot_be_missed(page):
     page.get_by_text("Slice without", exact=True).click()
     warning = page.get_by_role("alert").filter(has_text="Do not trust this answer without a look")
     warning.wait_for()
-    answer = page.get_by_role("heading", name="No tumor")
+    answer = page.get_by_role("heading", name="○ No tumor", exact=True)
     answer.wait_for()
     assert warning.bounding_box()["y"] < answer.bounding_box()["y"], "above the answer"
     assert warning.bounding_box()["width"] > 600
@@ -216,7 +240,7 @@ def test_what_is_open_stays_while_other_pages_are_looked_at(page):
     page.get_by_text("volume Dice").first.wait_for()
     page.get_by_role("link", name="Read").click()
     page.get_by_text("Still open: phantom_tumor.jpg").wait_for()
-    page.get_by_role("heading", name="Tumor", exact=False).wait_for()
+    page.get_by_role("heading", name="▲ Tumor", exact=True).wait_for()
     page.get_by_role("button", name="Close").click()
     page.get_by_text("Volumes are read slice by slice").wait_for()
 
@@ -241,6 +265,35 @@ def test_the_first_stop_of_the_keyboard_is_reached_and_it_is_dark_where_that_is_
     assert shades["dark"] < 150
 
 
+def test_small_print_can_be_read_on_a_light_and_on_a_dark_page(browser, room):
+    for scheme in ("light", "dark"):
+        opened = browser.new_page(color_scheme=scheme)
+        opened.goto(room.url)
+        opened.get_by_text("Slice with a tumor", exact=True).click()
+        opened.get_by_text("Scaled to its own maximum").wait_for()
+        seen = opened.evaluate(COLORS)
+        assert any("The service answers" in text for text, *_ in seen)
+        assert any("Model ab1a02aa5a13" in text for text, *_ in seen)
+        for text, color, behind in seen:
+            assert contrast(color, behind) >= 4.5, (scheme, text, color, behind)
+        opened.close()
+
+
+def test_a_report_is_walked_through_in_its_frame(browser, service_url, tmp_path):
+    report = '<nav><a href="#data">Data</a></nav><div style="height:9000px"></div><h2 id="data">The data</h2>'
+    (tmp_path / "report.html").write_text(report)
+    with ReadingRoom("--service", service_url, "--run", tmp_path) as room:
+        page = browser.new_page()
+        page.goto(f"{room.url}/report")
+        frame = page.frame_locator("iframe")
+        heading = frame.get_by_role("heading", name="The data")
+        frame.get_by_role("link", name="Data").click()
+        wait_until(lambda: heading.evaluate("part => part.getBoundingClientRect().top < innerHeight"))
+        assert page.frames[-1].url == "about:srcdoc#data", "and no reading room within it"
+        assert download(page, "Report")[1].decode() == report, "as it was written"
+        page.close()
+
+
 def test_the_services_own_documentation_is_shown_without_a_public_network(browser, service_url):
     page, elsewhere = browser.new_page(), []
     page.on("request", lambda request: request.url.startswith((service_url, "data:")) or elsewhere.append(request.url))
@@ -259,7 +312,7 @@ def test_a_service_that_goes_away_is_said_and_its_return_is_noticed(browser, tmp
             page.set_default_timeout(30_000)
             page.goto(room.url)
             upload(page, EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"])
-            answer = page.get_by_role("heading", name="Tumor", exact=False)
+            answer = page.get_by_role("heading", name="▲ Tumor", exact=True)
             answer.wait_for()
             page.get_by_text("Scaled to its own maximum").wait_for()
             service.stop()
@@ -268,7 +321,7 @@ def test_a_service_that_goes_away_is_said_and_its_return_is_noticed(browser, tmp
             page.get_by_text("Slice without", exact=True).click()
             page.get_by_text("nobody answers there").wait_for()
             with Service(PACKAGED, tmp_path / "log again", port=port):
-                page.get_by_role("heading", name="No tumor").wait_for()  # without a click
+                page.get_by_role("heading", name="○ No tumor", exact=True).wait_for()  # without a click
                 assert not page.get_by_text("nobody answers there").is_visible()
             page.close()
 

@@ -42,9 +42,7 @@ def test_a_long_batch_goes_in_parts_and_keeps_its_places(asked, monkeypatch):
             assert line.prediction.probability == asked.predict(contents[line.index]).probability
 
 
-@pytest.mark.parametrize("most", [2000, 2])
-def test_a_study_is_followed_fetched_and_removed(asked, monkeypatch, most):
-    monkeypatch.setattr(client, "_STUDY_FILES", most)  # beyond which the files go as one archive
+def test_a_study_is_followed_fetched_and_removed(asked):
     study = asked.send_study([(f"NAME-{number}.dcm", dicom(number)) for number in range(SHAPE[0])])
     wait_until(lambda: asked.follow_study(study.id).status == "done", 40)
     result = asked.study_result(study.id)
@@ -54,6 +52,19 @@ def test_a_study_is_followed_fetched_and_removed(asked, monkeypatch, most):
     asked.remove_study(study.id)
     with pytest.raises(ServiceError):
         asked.study_result(study.id)
+
+
+def test_files_of_any_kind_are_scans_of_one_study(asked):
+    series = [("", dicom(number)) for number in range(SHAPE[0])]
+    for files, kinds in (
+        ([("", picture(0)), ("", picture(1))], ["picture", "picture"]),
+        ([*series, ("", volume())], ["dicom", "nifti"]),
+    ):
+        study = asked.send_study(files)
+        wait_until(lambda study=study: asked.follow_study(study.id).status == "done", 40)
+        result = asked.study_result(study.id)
+        assert sorted(record.kind for record in result.scans) == kinds
+        assert not result.refusals
 
 
 def test_a_slice_of_a_study_can_be_sent_as_what_it_was(asked, example):

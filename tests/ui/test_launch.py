@@ -1,19 +1,24 @@
 """`slicewise ui` as a person starts and ends it."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+import yaml
 
 from service.running import wait_until
 from slicewise.errors import ConfigError
 from slicewise.ui import own_service
+from slicewise.ui.launch import open_reading_room
 from ui.conftest import ReadingRoom
 
 
@@ -107,6 +112,36 @@ def test_a_service_that_ends_again_and_again_is_given_up(monkeypatch, tmp_path):
     spawn()
     with pytest.raises(ConfigError, match="it ended 6 times in a row"):
         wait_until(service.revive)
+
+
+def test_a_network_is_not_listened_to_without_a_proxy():
+    done = ui("--host", "0.0.0.0", "--service", "http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "Expected --public-name to listen on 0.0.0.0" in " ".join(done.stderr.split())
+    with pytest.raises(ConfigError, match="Expected the URL of a service"):  # the next that is looked at
+        open_reading_room((), ("no URL",), (), host="0.0.0.0", public_names=("reading.example.org",))
+
+
+def test_on_a_network_nobody_is_asked_for_the_machines_address(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as public_network:
+        public_network.setblocking(False)
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{public_network.getsockname()[1]}")
+        with ReadingRoom("--host", "0.0.0.0", "--public-name", "localhost", "--service", "http://127.0.0.1:9") as room:
+            assert httpx.get(room.url, trust_env=False).status_code == 200
+        with pytest.raises(BlockingIOError):
+            public_network.accept()
+
+
+def test_the_container_says_under_which_name_it_is_reached():
+    root = Path(__file__).resolve().parents[2]
+    stage = (root / "Dockerfile").read_text(encoding="utf-8").partition("FROM base AS ui")[2].partition("\nFROM ")[0]
+    alone = json.loads(re.search(r"^CMD (\[\"ui\".*)$", stage, re.MULTILINE)[1])
+    composed = yaml.safe_load((root / "compose.yaml").read_text(encoding="utf-8"))["services"]["ui"]["command"]
+    for command, name in ((alone, "localhost"), (composed, "${SLICEWISE_PUBLIC_NAME:-localhost}")):
+        assert command[0] == "ui"
+        options = dict(zip(command[1::2], command[2::2], strict=True))
+        assert options == {"--host": "0.0.0.0", "--public-name": name, "--service": "http://service:8000"}
 
 
 def test_what_is_no_url_is_said():

@@ -3,10 +3,11 @@
 import json
 import shutil
 
+import pyarrow
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from service.running import KEY, archive, dicom, picture, wait_until
+from service.running import KEY, archive, dicom, picture, volume, wait_until
 from service.running import Service as Running
 from slicewise.model.description import DESCRIPTION, PACKAGED
 from slicewise.service.schemas import BatchLine
@@ -16,6 +17,8 @@ from slicewise.ui.client import Service, ServiceError
 from slicewise.ui.launch import APP
 from slicewise.ui.screens import read
 from slicewise.ui.settings import VARIABLE
+from slicewise.ui.wording import COUNTED
+from ui.contrast import contrast
 
 
 @pytest.fixture
@@ -29,13 +32,15 @@ def enter(monkeypatch, service_url):
             session.service_of(number).close()
         session.service_of.clear()
 
-    def draw(name, files=(), urls=(service_url,), runs=()):
+    def draw(name, files=(), urls=(service_url,), runs=(), **state):
         nonlocal most
         close(most)
         most = len(urls)
         named = [{"name": f"model {number}", "url": url, "key": KEY} for number, url in enumerate(urls)]
         monkeypatch.setenv(VARIABLE, json.dumps({"services": named, "runs": [str(run) for run in runs]}))
         page = AppTest.from_string(f"from slicewise.ui.screens import {name}\n{name}.show()", default_timeout=60)
+        for key, value in state.items():
+            page.session_state[key] = value
         if files:
             page.session_state[f"{name} files"] = Chosen(tuple(files), session.digest_of(files))
         page.run()
@@ -99,15 +104,37 @@ def test_a_batch_is_a_table_with_every_file(enter, example):
     assert table["problem"].isna().tolist() == [True, True, False]
     assert "the bytes are none of these" in table["problem"][2]
     assert table["slice"][0].startswith("data:image/png;base64,")
-    assert "1 of 3 answers are in doubt" in words(page)
+    assert "1 of 2 answers are in doubt" in words(page)
     assert "1 of 3 files got no answer" in words(page)
+    drawn = page.dataframe[0].proto
+    with pyarrow.ipc.open_stream(drawn.arrow_data.styler.display_values) as stream:
+        assert stream.read_pandas()["probability"].tolist() == ["> 0.999", "0.224", ""]
+    assert drawn.placeholder == "", "and not None, where nothing is known"
 
 
 def test_two_models_are_compared_on_a_slice_and_by_their_figures(enter, example, service_url):
     page = enter("compare", [("slice.jpg", example("Slice with a tumor"))], urls=(service_url, service_url))
     assert page.metric[-1].label == "Dice of the two masks"
     assert page.metric[-1].value == "1.000", "the same model twice"
-    assert page.dataframe[-1].value.loc["volume Dice"].str.contains(r"\(n = [\d,]+ patients\)").all()
+    assert page.dataframe[-1].value.loc["volume Dice"].str.contains(r"\(n = 197\)").all()
+    assert COUNTED in words(page)
+    assert words(page).count("the standard deviation over views") == 2, "each says how sure it is"
+
+
+def test_a_model_that_draws_no_masks_is_in_no_disagreement(enter, example, service_url, monkeypatch):
+    ask = Service.predict
+    monkeypatch.setattr(Service, "predict", lambda *words, **options: ask(*words, segment="never", **options))
+    page = enter("compare", [("slice.jpg", example("Slice with a tumor"))], urls=(service_url, service_url))
+    assert "draws no masks" in words(page)
+    assert "Dice of the two masks" not in [metric.label for metric in page.metric]
+
+
+def test_what_was_read_as_a_volume_is_no_slice_to_compare(enter, service_url):
+    files, urls = [("volume", volume())], (service_url, service_url)
+    read_as_volume = enter("read", files, urls)
+    assert "study" in read_as_volume.session_state
+    page = enter("compare", files, urls, answers=read_as_volume.session_state["answers"])
+    assert "Expected a file with one slice" in page.error[0].value
 
 
 def test_one_model_is_not_compared(enter):
@@ -117,6 +144,8 @@ def test_one_model_is_not_compared(enter):
 def test_the_model_page_has_figures_with_intervals_and_the_card(enter):
     page = enter("model")
     assert page.metric[0].value == "ab1a02aa5a13"
+    assert "1,830 (brisc), 52 (lgg), 125 (yes_no)" in words(page)
+    assert words(page).count(COUNTED) == 3, "above, and under both tables"
     figures = page.dataframe[0].value.set_index("figure")
     assert figures.loc["volume Dice", "shown"] == "0.649 (0.598 to 0.702)"
     assert figures.loc["volume Dice", "n_patients"] == 197
@@ -173,6 +202,30 @@ def test_a_volume_says_whose_probability_it_shows(enter, example):
     assert page.metric[1].value.endswith(" ml")
     assert "axial slices" in words(page)
     assert "from inferior to superior" in words(page)
+    # At the packaged model's specificity of 73.8 %, 5.2 of 20.
+    assert "about 5 of these 20 slices would be flagged without any tumor" in words(page)
+
+
+def test_a_slice_of_a_volume_says_how_sure_its_answer_is(enter, example):
+    page = finish(enter("read", [("volume.nii.gz", example("NIfTI volume"))]))
+    assert "the standard deviation over views" not in words(page)
+    next(toggle for toggle in page.toggle if toggle.label == "Grad-CAM of this slice").set_value(True).run()
+    assert "the standard deviation over views" in words(page)
+
+
+def test_the_threshold_stands_out_from_a_light_and_from_a_dark_page(enter, example):
+    page = finish(enter("read", [("volume.nii.gz", example("NIfTI volume"))]))
+    (chart,) = page.get("vega_lite_chart")
+    (mark,) = (layer["mark"] for layer in json.loads(chart.proto.spec)["layer"] if layer["mark"]["type"] == "rule")
+    color = [int(mark["color"][start : start + 2], 16) for start in (1, 3, 5)]
+    for page_color in ((255, 255, 255), (23, 22, 20)):
+        assert contrast(color, page_color) >= 3
+
+
+def test_two_pictures_are_two_scans(enter, example):
+    files = [("a.jpg", example("Slice without")), ("b.jpg", example("Slice with a tumor"))]
+    page = finish(enter("read", files))
+    assert "2 scans: 1 with a tumor, 1 in doubt" in words(page)
 
 
 def test_a_study_that_was_cancelled_can_be_sent_again(enter, asked, example):
@@ -220,6 +273,18 @@ def test_a_batch_is_asked_again_for_what_was_not_answered(enter, example, monkey
     page.button[-1].click().run()
     table = page.dataframe[0].value
     assert table["decision"].tolist() == ["▲ tumor", "○ no tumor"]
+
+
+def test_a_batch_of_a_model_that_is_gone_is_not_shown(enter, example, monkeypatch):
+    page = enter("batch", [("a.jpg", example("Slice with a tumor"))])
+    first = page.session_state["batch"]
+    page.run()
+    assert page.session_state["batch"] is first, "asked once"
+    card = Service.describe_model(session.service_of(0)).model_copy(update={"model_id": "another"})
+    monkeypatch.setattr(Service, "describe_model", lambda self: card)
+    page.session_state["cards"] = {}  # as when the service was away
+    page.run()
+    assert page.session_state["batch"] is not first
 
 
 def test_an_archive_is_sent_as_a_study(enter, example):

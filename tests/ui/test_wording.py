@@ -1,7 +1,7 @@
 import pytest
 
 from slicewise.service.schemas import Prediction
-from slicewise.ui.wording import describe_extent, give_reason
+from slicewise.ui.wording import COUNTED, describe_extent, describe_rule, describe_training, give_reason
 
 EXAMPLE = Prediction.model_config["json_schema_extra"]["examples"][0]
 
@@ -30,3 +30,16 @@ def test_every_decision_has_its_reason(fields, words):
 )
 def test_an_extent_has_the_best_unit_that_is_known(fields, extent):
     assert describe_extent(Prediction.model_validate(EXAMPLE | fields)) == extent
+
+
+def test_of_many_slices_some_are_flagged_without_any_tumor():
+    figures = {"val": {"specificity": {"value": 0.5}}, "test, a t1": {"specificity": {"value": 0.4}}}
+    said = describe_rule(20, figures | {"test": {"specificity": {"value": 0.9}}})
+    assert "specificity of 90.0 % on test slices, all sequences together, about 2 of these 20 slices" in said
+    for without in (figures, figures | {"test": {"specificity": {"value": None}}}):
+        assert describe_rule(20, without) == said.partition(" At the model's")[0]
+
+
+def test_what_a_model_was_trained_on_is_told_by_source():
+    told = describe_training({"a": {"train": 52, "val": 7}, "b": {"train": 1830}, "c": {"test": 3}})
+    assert told == f"Trained on: n = 52 (a), 1,830 (b); {COUNTED}"

@@ -24,9 +24,6 @@ _BATCH_FILES: int = ServiceSettings.model_fields["batch_files"].default
 _BATCH_BYTES: int = ServiceSettings.model_fields["batch_bytes"].default * 3 // 4  # the rest is for the form around them
 """Of one batch request; more is sent as several."""
 
-_STUDY_FILES = 2000
-"""Files in one request for a study; more are sent as one archive."""
-
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _STUDY_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 _STATE_TIMEOUT = httpx.Timeout(2.0)
@@ -114,10 +111,12 @@ class Service:
                     yield found.model_copy(update={"index": start + found.index})
 
     def send_study(self, files: Sequence[File], *, uncertainty: bool = False) -> StudyStatus:
-        """A NIfTI file, a zip, or the DICOM files of a series; predicted when its turn comes."""
+        """Pictures, NIfTI files, zips and the DICOM files of a series; predicted when their turn comes."""
         options = {"uncertainty": uncertainty}
-        sent = files if len(files) <= _STUDY_FILES else [_together(files)]
-        answer = self._ask("POST", "/v1/studies", params=options, files=_parts(sent), timeout=_STUDY_TIMEOUT)
+        # The service takes several files for one DICOM series, and what else is among them would be lost; of a zip, it
+        # reads every file for what it is.
+        sent = _parts(files) if len(files) == 1 else {"file": ("0", _together(files))}
+        answer = self._ask("POST", "/v1/studies", params=options, files=sent, timeout=_STUDY_TIMEOUT)
         return _read(StudyStatus, answer.content)
 
     def follow_study(self, study_id: str) -> StudyStatus:
@@ -161,12 +160,14 @@ def _parts(files: Sequence[File]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("file", (str(place), content)) for place, (_, content) in enumerate(files)]
 
 
-def _together(files: Sequence[File]) -> File:
+def _together(files: Sequence[File]) -> io.BytesIO:
+    """Files as a zip, to be read from its start."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for place, (_, content) in enumerate(files):
             archive.writestr(str(place), content)
-    return "", stream.getvalue()
+    stream.seek(0)
+    return stream
 
 
 @contextmanager

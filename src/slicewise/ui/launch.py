@@ -33,6 +33,8 @@ _OPTIONS = {
     "client.toolbarMode": "viewer",
     "client.showErrorDetails": "none",
     "global.developmentMode": "false",
+    # On all addresses, Streamlit asks a public service for the machine's own, to greet with it.
+    "logger.hideWelcomeMessage": "true",
     "logger.level": "warning",
     "runner.magicEnabled": "false",
     "server.enableStaticServing": "false",
@@ -43,6 +45,10 @@ _OPTIONS = {
     # Of Okabe and Ito's palette, dark enough on white and light enough on black; orange is left to the masks.
     "theme.light.primaryColor": "#0072B2",
     "theme.dark.primaryColor": "#56B4E9",
+    # Captions are drawn at 60 %: of a softer color, they would be too faint to read (WCAG 2.2, 1.4.3).
+    "theme.light.textColor": "#000000",
+    "theme.light.codeTextColor": "#000000",
+    "theme.dark.codeTextColor": "#FFFFFF",
 }
 
 
@@ -61,13 +67,20 @@ def open_reading_room(
         models: Each gets a service of its own on a free port of the loopback address, started again if it ends.
         urls: Services that run already. The first key of ``SLICEWISE_API_KEYS`` is sent to them.
         runs: Folders of runs whose reports are shown.
-        host: Address of the pages. They ask for no password.
+        host: Address of the pages. They ask for no password: beyond the loopback address, a proxy has to.
         port: Of the pages.
-        public_names: Host names under which a proxy passes the pages on.
+        public_names: Host names under which a proxy that asks for a password passes the pages on.
 
     Raises:
-        ConfigError: A service cannot be started or does not stay, the port is taken, a URL is none, or a run has no report.
+        ConfigError: A service cannot be started or does not stay, the port is taken, a URL is none, a run has no report, or
+            the pages would listen to a network without a proxy before them.
     """
+    if not is_loopback(host) and not public_names:
+        raise ConfigError(
+            f"Expected --public-name to listen on {host}, found none: the pages ask for no password, and pass on whoever "
+            "comes to a service that asks for a key. Give the name under which a proxy that asks for a password makes them "
+            "reachable, or listen on 127.0.0.1."
+        )
     for run in runs:
         if not (run / "report.html").is_file():
             raise ConfigError(f"Expected a run with a report, found no {run / 'report.html'}. Run `slicewise report {run}`.")
@@ -126,12 +139,12 @@ def _in_url(host: str) -> str:
 def _start_pages(settings: RoomSettings, host: str, port: int, public_names: Sequence[str]) -> subprocess.Popen[str]:
     options = _OPTIONS | {"server.address": host, "server.port": str(port)}
     words = [f"--{name}={value}" for name, value in options.items()]
-    if is_loopback(host) or public_names:  # a page from elsewhere whose name was pointed to this machine is refused
-        words += [f"--server.allowedHosts={name}" for name in (*_LOCAL_NAMES, *public_names)]
+    # A page from elsewhere whose name was pointed to this machine is refused.
+    words += [f"--server.allowedHosts={name}" for name in (*_LOCAL_NAMES, *public_names)]
     environment = os.environ | {VARIABLE: settings.model_dump_json()}
     environment.pop(KEYS_VARIABLE, None)
     command = [sys.executable, "-P", "-m", "streamlit", "run", str(APP), *words]
-    # Its greeting on standard output is not ours.
+    # What it says on standard output is not ours.
     return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, text=True)
 
 

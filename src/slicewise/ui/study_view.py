@@ -10,14 +10,14 @@ import numpy as np
 import streamlit as st
 
 from slicewise.inference.record import ScanRecord
-from slicewise.service.schemas import StudyResult, StudyStatus
+from slicewise.service.schemas import ModelCard, StudyResult, StudyStatus
 from slicewise.ui.answer_view import show_concerns, show_decision
 from slicewise.ui.choosing import Chosen
 from slicewise.ui.client import Service, ServiceError
 from slicewise.ui.frame import answering, guarding, offer, show_refusal
 from slicewise.ui.session import chosen_service, describe_model
 from slicewise.ui.volume_view import Volume, show_volume
-from slicewise.ui.wording import SYMBOLS, describe_probability
+from slicewise.ui.wording import SYMBOLS, describe_probability, describe_rule
 
 __all__ = ["leave_study", "show_study"]
 
@@ -73,7 +73,7 @@ def show_study(chosen: Chosen) -> None:
             study = _Study(key, service, service.send_study(chosen.files, uncertainty=wants_uncertainty).id)
         st.session_state[_STUDY] = study
     if study.answer is not None:
-        _show_answer(study.id, study.answer, card.can_explain)
+        _show_answer(study.id, study.answer, card)
     elif study.ended is not None:
         _show_end(study.ended)
     else:
@@ -139,7 +139,7 @@ def _show_end(status: StudyStatus) -> None:
     st.button("Send it again", on_click=leave_study)
 
 
-def _show_answer(study_id: str, answer: _Answer, can_explain: bool) -> None:
+def _show_answer(study_id: str, answer: _Answer, card: ModelCard) -> None:
     scans = answer.result.scans
     _say_what_is_in_it(answer.result)
     # The most probable first: what matters most is not left in a list that is closed.
@@ -155,6 +155,8 @@ def _show_answer(study_id: str, answer: _Answer, can_explain: bool) -> None:
     left, right = st.columns([10, 4], gap="medium")
     with right:
         show_decision(record, answer.result.model_id)
+        if record.slices > 1:
+            st.markdown(describe_rule(record.slices, card.metrics))
         with st.container(horizontal=True):
             for name, (label, file_name, media_type) in _FILES.items():
                 if (number, name) in answer.files:
@@ -167,7 +169,7 @@ def _show_answer(study_id: str, answer: _Answer, can_explain: bool) -> None:
             st.info("This scan is too large to be shown slice by slice; its files can be downloaded.")
         else:
             montage = answer.files.get((number, "montage"))
-            show_volume(f"{study_id} {number}", volume, record, montage, can_explain)
+            show_volume(f"{study_id} {number}", volume, record, montage, card.can_explain)
 
 
 def _say_what_is_in_it(result: StudyResult) -> None:

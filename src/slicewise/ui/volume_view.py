@@ -16,7 +16,7 @@ from slicewise.ui.drawing import draw_slice, to_gray, to_png
 from slicewise.ui.frame import answering, guarding, offer
 from slicewise.ui.planes import cut_volume
 from slicewise.ui.slice_view import CANNOT_EXPLAIN, draw_explanation, explain, style_controls
-from slicewise.ui.wording import describe_probability
+from slicewise.ui.wording import describe_probability, describe_uncertainty
 
 __all__ = ["Volume", "show_volume"]
 
@@ -26,6 +26,8 @@ _RUN = {
     "sagittal": "from the right to the left",
 }
 """How slices follow one another, as `slicewise.orientation` has them."""
+_RULE = "#0072B2"
+"""Of Okabe and Ito's palette; it stands out from the bars, and from a page that is light or dark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +99,25 @@ def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, can_expl
         st.image(drawn, width="stretch", alt=f"Slice {number}, {pixels} pixels outlined")
         probability = describe_probability(record.slice_probabilities[number])
         st.caption(f"Slice {number}: probability {probability}, {pixels:,} pixels outlined")
-        offer("Overlay of this slice", to_png(drawn), f"slice_{number}_overlay.png", "image/png")
+        with st.container(horizontal=True):
+            if record.mask_px is not None:
+                offer("Mask of this slice", to_png(volume.mask[number]), f"slice_{number}_mask.png", "image/png")
+            offer("Overlay of this slice", to_png(drawn), f"slice_{number}_overlay.png", "image/png")
         if not can_explain:
             st.info(CANNOT_EXPLAIN)
         elif st.toggle("Grad-CAM of this slice", key=f"explain {key}", persist_state="session"):
             with answering(), st.spinner("Explaining (slow the first time)"):
                 answer = explain(to_png(volume.values[number]))
             draw_explanation(picture, answer, spacing_mm)
+            assert answer.uncertainty is not None
+            st.caption(describe_uncertainty(answer.uncertainty))
 
 
 def _show_strip(at: str, key: str, record: ScanRecord) -> None:
     """A bar a slice; choosing one goes there."""
     table = pd.DataFrame({"slice": range(record.slices), "probability": record.slice_probabilities})
     table["answer"] = np.where(table["probability"] >= record.threshold, "tumor", "no tumor")
+    table["shown"] = table["probability"].map(describe_probability)
     chosen = int(st.session_state[at])
     point = alt.selection_point(name="chosen", fields=["slice"], on="click", empty=False)
     bars = (
@@ -123,13 +131,14 @@ def _show_strip(at: str, key: str, record: ScanRecord) -> None:
                 scale=alt.Scale(domain=["tumor", "no tumor"], range=["#E69F00", "#999999"]),
                 legend=alt.Legend(orient="top", title=None),
             ),
-            stroke=alt.condition(alt.datum["slice"] == chosen, alt.value("#0072B2"), alt.value(None)),
+            stroke=alt.condition(alt.datum["slice"] == chosen, alt.value(_RULE), alt.value(None)),
             strokeWidth=alt.value(3),
-            tooltip=["slice", alt.Tooltip("probability", format=".3f"), "answer"],
+            tooltip=["slice", alt.Tooltip("shown", title="probability"), "answer"],
         )
         .add_params(point)
     )
-    rule = alt.Chart(pd.DataFrame({"threshold": [record.threshold]})).mark_rule(strokeDash=[4, 3]).encode(y="threshold:Q")
+    at_threshold = alt.Chart(pd.DataFrame({"threshold": [record.threshold]}))
+    rule = at_threshold.mark_rule(strokeDash=[4, 3], strokeWidth=2, color=_RULE).encode(y="threshold:Q")
     # A chart keeps what was clicked in it: each slice has one of its own, so that the same bar can be clicked again.
     chart = f"strip {key} {chosen}"
     st.altair_chart(

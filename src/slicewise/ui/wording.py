@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from slicewise.inference.record import ScanRecord
 from slicewise.inference.result import Decision
+from slicewise.report.wording import percent
 from slicewise.service.schemas import Prediction
 
 __all__ = [
+    "COUNTED",
     "SYMBOLS",
     "describe_extent",
     "describe_probability",
     "describe_refusal",
+    "describe_rule",
+    "describe_training",
     "describe_uncertainty",
     "give_reason",
 ]
@@ -18,6 +25,8 @@ __all__ = [
 SYMBOLS: dict[Decision, str] = {"tumor": "▲", "tumor, not localized": "△", "no tumor": "○", "abstained": "?"}
 """Of each decision."""
 
+COUNTED = "n counts patients, where a picture without a patient's name counts as one."
+"""What stands behind a figure of a model."""
 
 _REFUSALS = {
     "not-one-slice": "Expected a file with one slice, it holds more. Read it on the page *Read*.",
@@ -79,6 +88,39 @@ def give_reason(answer: Prediction | ScanRecord) -> str:
         unit = "pixels" if count == 1 else "voxels"
         return f"{where} probability reaches {at}, and the decoder outlined {answer.mask_px:,} {unit}."
     return f"{where} probability reaches {at}, but the decoder outlined nothing. The empty mask does not mean a clear slice."
+
+
+def describe_rule(slices: int, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """How slices make the answer of a volume, and how many would be flagged in a head without tumor.
+
+    Args:
+        slices: How many there are.
+        metrics: Of the model's card. Without a specificity on test slices, nothing is said of false alarms.
+
+    >>> describe_rule(155, {"val": {"specificity": {"value": 0.9}}})
+    'One slice is enough for the answer "tumor", and the threshold was chosen slice by slice.'
+    """
+    rule = 'One slice is enough for the answer "tumor", and the threshold was chosen slice by slice.'
+    specificity = metrics.get("test", {}).get("specificity", {}).get("value")
+    if specificity is None:
+        return rule
+    return (
+        f"{rule} At the model's specificity of {percent(specificity)} on test slices, all sequences together, about "
+        f"{(1 - specificity) * slices:.0f} of these {slices} slices would be flagged without any tumor."
+    )
+
+
+def describe_training(patients: Mapping[str, Mapping[str, int]]) -> str:
+    """What a model was trained on, source by source.
+
+    Args:
+        patients: Numbers by source and side, as in the model's card.
+
+    >>> describe_training({"brisc": {"train": 1830, "val": 422}, "lgg": {"train": 52}, "other": {"test": 9}})
+    "Trained on: n = 1,830 (brisc), 52 (lgg); n counts patients, where a picture without a patient's name counts as one."
+    """
+    sources = [f"{sides['train']:,} ({source})" for source, sides in patients.items() if sides.get("train")]
+    return f"Trained on: n = {', '.join(sources) or 'not said'}; {COUNTED}"
 
 
 def describe_extent(answer: Prediction | ScanRecord) -> tuple[str, str]:

@@ -17,10 +17,10 @@ from slicewise.ui.answer_view import show_concerns, show_decision
 from slicewise.ui.choosing import SLICES, Chosen, choose_files
 from slicewise.ui.client import Service, ServiceError
 from slicewise.ui.drawing import draw_slice, read_png, to_png
-from slicewise.ui.frame import offer, show_refusal
-from slicewise.ui.session import chosen_service
+from slicewise.ui.frame import answering, offer, show_refusal
+from slicewise.ui.session import chosen_service, describe_model
 from slicewise.ui.slice_view import mask_of, style_controls
-from slicewise.ui.wording import SYMBOLS, describe_refusal
+from slicewise.ui.wording import SYMBOLS, describe_probability, describe_refusal
 
 __all__ = ["show"]
 
@@ -34,7 +34,8 @@ _WRITTEN = ("file", *_ANSWERED, "concerns", "problem")
 class _Batch:
     """What was answered of the files that are open, by their place."""
 
-    key: tuple[str, str]
+    key: tuple[str, str, str]
+    """Service, its model, and the files."""
     lines: dict[int, BatchLine] = field(default_factory=dict)
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     was_asked: bool = False
@@ -49,9 +50,11 @@ def show() -> None:
         st.info("Each file is one slice. Volumes and series are read on the page *Read*.", icon=":material/info:")
         return
     service = chosen_service()
+    with answering():
+        key = (service.url, describe_model(service).model_id, chosen.digest)
     batch: _Batch | None = st.session_state.get(_BATCH)
-    if batch is None or batch.key != (service.url, chosen.digest):
-        batch = st.session_state[_BATCH] = _Batch((service.url, chosen.digest))
+    if batch is None or batch.key != key:
+        batch = st.session_state[_BATCH] = _Batch(key)
     waiting = [place for place in range(len(chosen.files)) if _is_open(batch.lines.get(place))]
     if waiting and (not batch.was_asked or st.button(f"Ask again for {len(waiting)} files", icon=":material/refresh:")):
         batch.was_asked = True
@@ -87,14 +90,20 @@ def _show_table(batch: _Batch, chosen: Chosen) -> None:
     doubtful = sum(bool(row.get("concerns")) for row in rows)
     refused = sum("decision" not in row for row in rows)
     if doubtful:
-        words = f"**{doubtful} of {len(table)} answers are in doubt**: see the column *concerns*."
+        words = f"**{doubtful} of {len(table) - refused} answers are in doubt**: see the column *concerns*."
         st.error(words, icon=":material/warning:")
     if refused:
         st.warning(f"{refused} of {len(table)} files got no answer: see the column *problem*.", icon=":material/warning:")
     st.caption("Click a column's head to sort by it, a row's box to see the slice.")
     shown = table.assign(decision=[_with_symbol(row.get("decision")) for row in rows])
+    # In words, what three digits cannot tell from certainty is said as such, and it is still sorted by the number. A style
+    # sends every cell in words: of pictures, which are not shown by them, none.
+    words_of: dict[Any, Any] = {"probability": describe_probability, "slice": lambda _: ""}
+    styled = shown.style
+    styled.format(words_of, na_rep="")
     selection = st.dataframe(
-        shown,
+        styled,
+        placeholder="",
         hide_index=True,
         row_height=64,
         column_order=("file", "slice", "decision", "probability", "mask_px", "area_mm2", "concerns", "problem"),
@@ -104,8 +113,8 @@ def _show_table(batch: _Batch, chosen: Chosen) -> None:
         key=f"table of {batch.key} {len(batch.rows)}",
         column_config={
             "slice": st.column_config.ImageColumn("slice", help="With the mask"),
-            "probability": st.column_config.ProgressColumn("probability", min_value=0.0, max_value=1.0, format="%.3f"),
-            "mask_px": st.column_config.NumberColumn("mask, px"),
+            "probability": st.column_config.NumberColumn("probability"),
+            "mask_px": st.column_config.NumberColumn("mask, px", format="%,d"),
             "area_mm2": st.column_config.NumberColumn("area, mm²", format="%.0f"),
         },
         alt="One row a file",

@@ -19,6 +19,7 @@ from slicewise.ui.figures import figures_of
 from slicewise.ui.frame import answering
 from slicewise.ui.session import describe_model, remember, room, service_of
 from slicewise.ui.slice_view import mask_of
+from slicewise.ui.wording import COUNTED
 
 __all__ = ["show"]
 
@@ -55,7 +56,8 @@ def show() -> None:
 
 def _show_slice(chosen: Chosen, services: tuple[Service, Service]) -> None:
     ((_, content),) = chosen.files
-    answers = [remember(("slice", service.url, chosen.digest), partial(service.predict, content)) for service in services]
+    with st.spinner("Predicting (slow the first time)"):
+        answers = [_ask(service, chosen.digest, content) for service in services]
     masks = [mask_of(answer) for answer in answers]
     for column, answer, mask, name in zip(st.columns(2, gap="medium"), answers, masks, ("First", "Second"), strict=True):
         with column:
@@ -65,7 +67,16 @@ def _show_slice(chosen: Chosen, services: tuple[Service, Service]) -> None:
             drawn = draw_slice(read_png(answer.picture), mask, answer.spacing_mm, plane=answer.plane)
             st.image(drawn, width="stretch", alt=f"{name}: {answer.decision}, {mask.sum()} pixels outlined")
             show_decision(answer, answer.model_id)
-    _show_agreement(answers[0], masks[0], masks[1])
+    if any(answer.mask is None for answer in answers):
+        st.info("One of the models draws no masks: there is nothing to compare by place.", icon=":material/info:")
+    else:
+        _show_agreement(answers[0], masks[0], masks[1])
+
+
+def _ask(service: Service, digest: str, content: bytes) -> Prediction:
+    """A service's answer, with its uncertainty where it can say that; found once."""
+    ask = partial(service.predict, content, uncertainty=describe_model(service).can_explain)
+    return remember(("compared", service.url, digest), ask)
 
 
 def _show_agreement(answer: Prediction, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> None:
@@ -96,12 +107,12 @@ def _show_figures(first: ModelCard, second: ModelCard) -> None:
     tables = [figures_of(card, side).set_index("figure") for card in (first, second)]
     merged = pd.DataFrame(
         {
-            f"{name}: {card.model_id}": table["shown"] + table["n_patients"].map(" (n = {:,} patients)".format)
+            f"{name}: {card.model_id}": table["shown"] + table["n_patients"].map(" (n = {:,})".format)
             for name, card, table in zip(("first", "second"), (first, second), tables, strict=True)
         }
     )
     st.dataframe(merged, alt="One row a figure, one column a model")
     st.caption(
-        "As each checkpoint describes itself. Only where both were measured on the same patients may they be compared, and "
-        "then in pairs, as `slicewise report` does."
+        f"{COUNTED} As each checkpoint describes itself. Only where both were measured on the same patients may they be "
+        "compared, and then in pairs, as `slicewise report` does."
     )

@@ -16,6 +16,7 @@ from slicewise.ui.figures import (
 )
 from slicewise.ui.frame import answering, offer
 from slicewise.ui.session import chosen_service, describe_model
+from slicewise.ui.wording import COUNTED, describe_training
 
 __all__ = ["show"]
 
@@ -29,10 +30,10 @@ def show() -> None:
         ("Weights", card.model_id),
         ("Parameters", f"{card.parameters / 1e6:.2f} M"),
         ("Threshold", f"{card.threshold:.3f}"),
-        ("Trained on", f"{sum(sides.get('train', 0) for sides in card.patients.values()):,} patients"),
     )
-    for column, (name, value) in zip(st.columns([5, 3, 3, 5]), facts, strict=True):
+    for column, (name, value) in zip(st.columns(3), facts, strict=True):
         column.metric(name, value)
+    st.caption(describe_training(card.patients))
     names = ["Figures", "Curves and limits", "Course of the training", "Model card", "Origin"]
     figures, curves, course, words, origin = st.tabs(names)
     with figures:
@@ -64,13 +65,15 @@ def _show_figures(card: ModelCard) -> None:
     st.dataframe(
         table[["figure", "shown", "n_slices", "n_patients"]],
         hide_index=True,
-        column_config={"shown": "value (95 % interval)", "n_slices": "slices", "n_patients": "patients"},
+        column_config={"shown": "value (95 % interval)", "n_slices": "slices", "n_patients": "n"},
         alt="One row a figure",
     )
+    st.caption(COUNTED)
     if table["n_patients"].min() < 10:
         st.caption("A figure from fewer than ten patients is an example.")
     st.subheader("Patients")
     st.dataframe(pd.DataFrame(card.patients).T.fillna(0).astype(int), alt="One row a source, one column a side")
+    st.caption(COUNTED)
 
 
 def _show_curves(card: ModelCard) -> None:

@@ -13,6 +13,8 @@ _HEIGHT_PX = 1400
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 _LOCK = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
 """Before the report: nothing in it runs, and nothing is fetched. What is shown in a page's frame could reach the page."""
+_ITSELF = "about:srcdoc"
+"""The address of what is shown in the frame. Without it, a link to a section leads to that section of the reading room."""
 
 
 def show() -> None:
@@ -31,4 +33,5 @@ def show() -> None:
         st.error(f"Expected the run's report at {file}, {reason}", icon=":material/block:")
         return
     offer("Report", content, f"{run.name}_report.html", "text/html")
-    st.iframe(_LOCK + content.decode("utf-8"), height=_HEIGHT_PX, alt="The report")
+    shown = content.decode("utf-8").replace('href="#', f'href="{_ITSELF}#')
+    st.iframe(_LOCK + shown, height=_HEIGHT_PX, alt="The report")
