@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from machine import Figure, run_benchmark
 
-from slicewise.config import EvaluationConfig, load_config
+from slicewise.config import EvaluationConfig
+from slicewise.config_file import load_config
 from slicewise.console import Display
 from slicewise.data.dataset import find_targets
 from slicewise.evaluation.cases import make_volumes

@@ -14,7 +14,7 @@ import os
 import shutil
 from pathlib import Path
 
-from slicewise.config import load_config
+from slicewise.config_file import load_config
 from slicewise.console import Display
 from slicewise.publication import publish
 from slicewise.run import Run

@@ -16,9 +16,8 @@ from slicewise.config import (
     SourceConfig,
     SplitConfig,
     TrainingConfig,
-    load_config,
-    save_config,
 )
+from slicewise.config_file import load_config, save_config
 from slicewise.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from slicewise.config import Config, EvaluationConfig, PhantomConfig, SourceConfig, SplitConfig, load_config
+from slicewise.config import Config, EvaluationConfig, PhantomConfig, SourceConfig, SplitConfig
+from slicewise.config_file import load_config
 from slicewise.console import Display
 from slicewise.cross_source import leave_one_source_out
 from slicewise.data.store import COLUMNS, StoreWriter

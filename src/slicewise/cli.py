@@ -111,7 +111,7 @@ def leave_one_source_out(
     config: ConfigFile, settings: Settings = None, out: OutFolder = None, resume: Resume = False
 ) -> None:
     """Train once without each source and test on it: what does the model make of data from elsewhere?"""
-    from slicewise.config import load_config
+    from slicewise.config_file import load_config
     from slicewise.console import Display
     from slicewise.cross_source import leave_one_source_out as leave_out
 
@@ -469,7 +469,7 @@ def ui(
 
 
 def _begin(config_file: Path, settings: list[str] | None, out: Path | None, resume: bool) -> Run:
-    from slicewise.config import load_config
+    from slicewise.config_file import load_config
 
     config = load_config(config_file, settings or ())
     from slicewise.console import Display

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from slicewise.config import Config, save_config
+from slicewise.config import Config
+from slicewise.config_file import save_config
 from slicewise.console import Display
 from slicewise.data.split import assign_sides, split_patients
 from slicewise.environment import describe_environment

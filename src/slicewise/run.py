@@ -30,7 +30,8 @@ from typing import Any
 
 import pandas as pd
 
-from slicewise.config import Config, SourceConfig, load_config, save_config
+from slicewise.config import Config, SourceConfig
+from slicewise.config_file import load_config, save_config
 from slicewise.console import Display
 from slicewise.data.ingest import ingest, refuse_skipped
 from slicewise.data.split import SIDES, assign_sides, read_split, split_patients, write_split

@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from slicewise.config import GateConfig, load_config
+from slicewise.config import GateConfig
+from slicewise.config_file import load_config
 from slicewise.training.phases import next_attempt, plan_phases
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs" / "smoke.yaml")

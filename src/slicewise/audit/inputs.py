@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from slicewise.audit.survey import Survey, combine, survey_sources, survey_store
-from slicewise.config import SourceConfig, load_config
+from slicewise.config import SourceConfig
+from slicewise.config_file import load_config
 from slicewise.data.split import read_split
 from slicewise.data.store import SliceStore
 from slicewise.errors import InputError
