@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import psutil
+import pydicom
 import pytest
 from PIL import Image
 
@@ -268,9 +269,84 @@ def test_memory_that_no_reader_asked_for_is_refused_as_well(picture, monkeypatch
         raise MemoryError
 
     monkeypatch.setattr(decoding, "read_scans", fail)
-    request = {"path": str(picture), "folder": None, "scratch": "/", "timeout_s": 1, "allow_burned_in": False}
-    (found,) = decoding._decode(request)
+    request = {"path": str(picture), "folder": None, "scratch": "/", "timeout_s": 1}
+    (found,) = decoding._decode(request | {"allow_burned_in": False, "slice_pixels": None})
     assert found.problem == "decoder-memory"
+
+
+def volume_of(shape, kind=nib.Nifti1Image, order="<"):
+    header = kind.header_class(endianness=order)
+    header.set_data_dtype(np.uint8)
+    return kind(np.zeros(shape, np.uint8), np.eye(4), header).to_bytes()
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("order", "<>")
+def test_a_volume_is_refused_by_its_header_where_a_slice_is_wanted(tmp_path, kind, order):
+    file = tmp_path / "volume"
+    file.write_bytes(gzip.compress(volume_of((512, 512, 250), kind, order)))
+    assert file.stat().st_size < 500_000
+    with Decoder() as decoder:
+        decoder.read(tmp_path)
+        idle = peak_memory_mb(decoder.pid)
+        assert refusal_of(decoder.read(file, slice_pixels=2**24)).problem == "not-one-slice"
+        assert peak_memory_mb(decoder.pid) < idle + 20
+
+
+def test_one_slice_is_decoded_where_one_is_wanted(decoder, tmp_path):
+    file = tmp_path / "slice.nii"
+    for shape, rows in (((20, 30, 1), (30, 20)), ((1, 20, 30), (30, 20)), ((20, 30), None), ((20, 30, 1, 1), (30, 20))):
+        file.write_bytes(volume_of(shape))
+        found = decoder.read(file, slice_pixels=600)
+        if rows is None:
+            assert refusal_of(found).problem == "unreadable-file"  # as without: it is the reader's to refuse
+            continue
+        assert found[0].slices.shape == (1, *rows)
+        assert refusal_of(decoder.read(file, slice_pixels=599)).problem == "too-many-pixels"
+
+
+def test_frames_are_refused_by_their_header_where_a_slice_is_wanted(decoder, tmp_path):
+    file, frames = tmp_path / "frames.dcm", pydicom.Dataset()
+    frames.file_meta = pydicom.dataset.FileMetaDataset()
+    frames.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    frames.file_meta.MediaStorageSOPClassUID = frames.SOPClassUID = pydicom.uid.EnhancedMRImageStorage
+    frames.file_meta.MediaStorageSOPInstanceUID = frames.SOPInstanceUID = pydicom.uid.generate_uid()
+    frames.NumberOfFrames, frames.Rows, frames.Columns = 3, 20, 30
+    frames.save_as(file, enforce_file_format=True)  # without pixels, whose absence would be said first
+    assert refusal_of(decoder.read(file, slice_pixels=2**24)).problem == "not-one-slice"
+    assert refusal_of(decoder.read(file)).problem != "not-one-slice"
+
+
+def test_what_a_zip_holds_is_not_sent_on_where_a_slice_is_wanted(decoder, picture, tmp_path):
+    file = tmp_path / "scans.zip"
+    for content, problem in ((volume_of((4, 5, 6)), "not-one-slice"), (picture.read_bytes(), "too-many-pixels")):
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("scan", content)
+        assert refusal_of(decoder.read(file, slice_pixels=3)).problem == problem
+    assert isinstance(decoder.read(file, slice_pixels=4)[0], Scan)
+
+
+def test_a_child_is_ended_with_the_group_that_it_shares(slow, picture, tmp_path):
+    program = f"""
+from pathlib import Path
+from slicewise.inference.decoding import Decoder
+decoder = Decoder(shares_group=True)
+decoder.read(Path({str(picture)!r}))
+print(decoder.pid, flush=True)
+decoder.read(Path({str(slow)!r}), timeout_s=60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(0.2)
+        os.killpg(parent.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs([child], timeout=1)
+    assert not alive or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_child_that_outlives_its_parent_is_ended_by_its_own_clock(slow, picture, monkeypatch):

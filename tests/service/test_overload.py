@@ -1,6 +1,7 @@
 """Too much, too fast, too large, too slow; and workers that die."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -8,9 +9,10 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
-from service.running import KEY, Service, is_problem, picture, wait_until
+from service.running import KEY, Service, archive, is_problem, picture, wait_until
 from slicewise.service import pool as pools
 from slicewise.service.pool import Pool
 from slicewise.service.problems import Problem
@@ -94,6 +96,10 @@ def test_studies_have_a_queue_of_their_own(strict):
     refused = strict.predict(picture(), "/v1/studies")
     assert is_problem(refused, 503, "queue-full")
     assert "retry-after" in refused.headers
+    # By its head: of a body that never comes, nothing is waited for.
+    head = b"POST /v1/studies HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\n"
+    head += b"Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
+    assert raw(strict, head % KEY.encode()).startswith(b"HTTP/1.1 503")
     assert strict.predict(picture()).status_code == 200
     assert strict.finish(first.json()["id"])["status"] == "done"
 
@@ -139,7 +145,7 @@ def test_sigterm_does_not_wait_for_ever(checkpoint, tmp_path, crowd):
 
 
 WORKER = """
-import json, os, struct, sys, time
+import json, os, struct, subprocess, sys, time
 def send(header):
     head = json.dumps(header).encode()
     os.write(1, struct.pack("<II", len(head), 0) + head)
@@ -151,45 +157,131 @@ for line in sys.stdin:
         sys.exit(3)
     if task["path"] == "hang":
         time.sleep(60)
+    if task["path"] == "babble":
+        os.write(1, struct.pack("<II", 3, 0) + b"{{{")
+    if task["path"] == "decode":
+        decoder = subprocess.Popen(["sleep", "60"])
+        with open(os.path.join(os.environ["TMPDIR"], "extracted"), "w") as file:
+            file.write(str(decoder.pid))
+        time.sleep(60)
+    if task["path"] == "tell":
+        send({"kind": "progress", "number": task["number"], "done": 1, "total": 2})
     if task["path"] == "fail":
         send({"kind": "error", "number": task["number"], "error": "ValueError", "where": "there"})
     send({"kind": "answer", "number": task["number"]})
 """
 
 
-def ask(monkeypatch, path, **options):
-    """Of a worker that does as it is told."""
+@pytest.fixture
+def ask(monkeypatch, tmp_path):
+    """Of one worker, which does as it is told: the answers, or the names of the problems, and how many workers ended."""
     monkeypatch.setattr(pools, "_COMMAND", (sys.executable, "-c", WORKER))
 
-    async def run():
-        pool = Pool("test", WorkerSettings("", None, 0, 1.0, 1, 1), workers=1, depth=2, timeout_s=0.3)
+    async def answer_of(pool, path, options):
         try:
-            answer = await pool.ask(SliceTask(path, "id", 0.0), **options)
-            return answer, pool.restarts
+            return await pool.ask(SliceTask(path, "id", 0.0), **options)
         except Problem as problem:
-            return problem.name, pool.restarts
+            return problem.name
+
+    async def run(paths, options):
+        pool = Pool("test", WorkerSettings("", None, 0, 1.0, 1, 1), tmp_path, workers=1, depth=2, timeout_s=1.0)
+        pool.start()
+        try:
+            async with asyncio.timeout(20):
+                await pool.wait_until_spawned()
+                return *await asyncio.gather(*(answer_of(pool, path, options) for path in paths)), pool.restarts
         finally:
             await pool.close()
 
-    return asyncio.run(run())
+    return lambda *paths, **options: asyncio.run(run(paths, options))
 
 
-def test_what_has_cost_two_workers_is_refused(monkeypatch):
-    name, restarts = ask(monkeypatch, "die")
+def test_what_has_cost_two_workers_is_refused(ask):
+    name, restarts = ask("die")
     assert name == "worker-died"
     assert restarts >= 1
 
 
-def test_a_worker_that_hangs_is_killed(monkeypatch):
-    assert ask(monkeypatch, "hang")[0] == "answer-timeout"
+def test_what_waits_behind_it_is_not(ask):
+    assert ask("die", "fine")[:2] == ("worker-died", b"")
 
 
-def test_nobody_waits_longer_than_their_patience(monkeypatch):
-    assert ask(monkeypatch, "hang", patience_s=0.0)[0] == "not-ready"
+def test_a_worker_that_hangs_is_killed(ask):
+    assert ask("hang")[0] == "answer-timeout"
 
 
-def test_an_error_in_a_worker_is_one_answer(monkeypatch):
-    assert ask(monkeypatch, "fail") == ("internal", 0)
+def test_nobody_waits_longer_than_their_patience(ask):
+    assert ask("hang", patience_s=0.0)[0] == "not-ready"
+
+
+def test_an_error_in_a_worker_is_one_answer(ask):
+    assert ask("fail") == ("internal", 0)
+
+
+def test_a_worker_that_talks_nonsense_is_one_that_died(ask, capsys):
+    assert ask("babble", "fine")[:2] == ("worker-died", b"")
+    assert '"error": "JSONDecodeError"' in capsys.readouterr().err
+
+
+def test_what_keeps_workers_from_starting_does_not_keep_them_for_ever(ask, monkeypatch, capsys):
+    spawn, refusals = asyncio.create_subprocess_exec, [OSError(errno.EMFILE, "files"), OSError(errno.EAGAIN, "processes")]
+
+    async def spawn_later(*words, **options):
+        if refusals:
+            raise refusals.pop()
+        return await spawn(*words, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn_later)
+    assert ask("fine") == (b"", 2)
+    assert capsys.readouterr().err.count("pool-failed") == 2
+
+
+def test_trouble_with_telling_of_progress_is_no_death(ask, capsys):
+    def fail(done, total):
+        raise OSError("PLANTED")
+
+    assert ask("tell", progress=fail) == (b"", 0)
+    written = capsys.readouterr().err
+    assert written.count("progress-failed") == 2
+    assert "PLANTED" not in written
+
+
+def test_progress_begins_when_a_worker_is_sent_the_task(ask):
+    told = []
+    ask("tell", progress=lambda *what: told.append(what))
+    assert told == [(0, 0), (1, 2)]
+    told.clear()
+    ask("die", progress=lambda *what: told.append(what))
+    assert told == [(0, 0)] * 2
+
+
+def test_a_killed_worker_takes_its_decoder_and_its_files_along(ask, tmp_path):
+    found = []
+
+    async def look(*_):
+        while not (written := [file.read_text() for file in tmp_path.rglob("extracted")]) or not written[0]:
+            await asyncio.sleep(0.01)
+        found.append(psutil.Process(int(written[0])))
+
+    looking = []
+    assert ask("decode", progress=lambda *_: looking.append(asyncio.create_task(look())))[0] == "answer-timeout"
+    (decoder,) = found
+    _, alive = psutil.wait_procs([decoder], timeout=1)
+    assert not alive or decoder.status() == psutil.STATUS_ZOMBIE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_and_its_decoder_are_one_group_and_have_one_place_for_files(strict):
+    assert strict.predict(archive(slice=picture())).status_code == 200
+    (worker,) = strict.workers()
+    (decoder,) = psutil.Process(worker).children()
+    assert os.getpgid(decoder.pid) == worker
+    (extracted,) = [file for file in strict.log.parent.glob("*/workers/*/*/*/*") if file.read_bytes() == picture()]
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: strict.workers() not in ([], [worker]))
+    assert not extracted.exists()
+    psutil.wait_procs([decoder], timeout=1)
+    assert not decoder.is_running() or decoder.status() == psutil.STATUS_ZOMBIE
 
 
 def large_picture():

@@ -1,8 +1,13 @@
 import base64
+import gzip
 import io
 import json
+import time
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
+import psutil
 from PIL import Image
 
 from service.running import archive, dicom, draw_head, is_problem, picture, volume
@@ -107,6 +112,38 @@ def test_what_is_no_slice_is_refused_with_a_reason(service):
     assert is_problem(service.predict(volume()), 422, "not-one-slice")
     assert is_problem(service.predict(archive(a=picture(), b=picture())), 422, "not-one-slice")
     assert service.predict(archive(a=picture())).status_code == 200
+
+
+def test_a_volume_costs_the_route_of_slices_next_to_nothing(service):
+    """Half a megabyte that would become a quarter of a gigabyte in the decoder, and again in the worker."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    content = gzip.compress(nib.Nifti1Image(np.zeros((512, 512, 250), np.uint8), np.eye(4), header).to_bytes())
+    assert len(content) < 500_000
+    (worker,) = service.workers()
+    (decoder,) = psutil.Process(worker).children()
+    before = [peak_mb(worker), peak_mb(decoder.pid)]
+    assert is_problem(service.predict(content), 422, "not-one-slice")
+    assert is_problem(service.predict(gzip.compress(content)), 422, "unknown-format")
+    assert peak_mb(worker) < before[0] + 50
+    assert peak_mb(decoder.pid) < before[1] + 50
+    assert decoder.is_running()
+
+
+def peak_mb(pid):
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+def test_a_large_slice_is_forgotten_once_it_is_answered(service):
+    stream = io.BytesIO()
+    Image.new("L", (4000, 4000), 7).save(stream, "PNG")
+    (worker,) = map(psutil.Process, service.workers())
+    assert service.predict(picture()).status_code == 200
+    before = worker.memory_info().rss
+    assert service.predict(stream.getvalue(), "/v1/predict?mask=none").status_code == 200
+    time.sleep(0.1)
+    assert worker.memory_info().rss < before + 4000 * 4000 * 4 / 2
 
 
 def test_a_batch_is_answered_line_by_line(service):

@@ -1,19 +1,27 @@
+import asyncio
 import gzip
 import io
 import os
+import shutil
 import signal
+import sqlite3
+import threading
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from starlette.datastructures import UploadFile
 
 from service.running import SHAPE, Service, archive, dicom, is_problem, picture, volume, wait_until
 from slicewise.errors import ConfigError
 from slicewise.inference.record import ScanRecord
 from slicewise.inference.writers import gray_window
 from slicewise.service.house import House
+from slicewise.service.problems import Problem
 from slicewise.service.settings import ServiceSettings
+from slicewise.service.studies import Studies
 
 SERIES = [("file", (f"PLANTED-{number}.dcm", dicom(number))) for number in range(SHAPE[0])]
 
@@ -125,6 +133,8 @@ def test_jobs_survive_a_crash_or_are_lost_by_name(checkpoint, tmp_path):
     state = tmp_path / "state"
     with Service(checkpoint, tmp_path / "log", state=str(state)) as service:
         kept, lost, done = (service.predict(volume(), "/v1/studies").json()["id"] for _ in range(3))
+        assert len(list((state / "scratch" / "workers").iterdir())) >= 1
+        (state / "scratch" / "uploads" / "left").write_bytes(picture())
         service.kill()
     for file in (state / "studies" / lost / "upload").iterdir():
         file.unlink()
@@ -135,8 +145,177 @@ def test_jobs_survive_a_crash_or_are_lost_by_name(checkpoint, tmp_path):
         assert service.finish(kept)["status"] == "done"
         assert service.client.get(f"/v1/studies/{kept}/result").status_code == 200
         assert not (state / "studies" / kept / "upload").exists()
+        assert list((state / "scratch" / "uploads").iterdir()) == []
         with pytest.raises(ConfigError, match="another one uses"):
             House(ServiceSettings(model=checkpoint, state=state))
         assert service.finish(done)["status"] == "done"
         wait_until(lambda: service.client.get(f"/v1/studies/{kept}").status_code == 404, 20)
-        assert not (state / "studies" / kept).exists()
+        wait_until(lambda: not (state / "studies" / kept).exists())
+        assert service.stop() == 0
+    assert not (state / "scratch").exists()
+    assert not list(tmp_path.glob("slicewise-*")), "nothing of it lies elsewhere"
+
+
+class Worker:
+    """A pool's `ask`: says that the task was begun, and answers when it may."""
+
+    def __init__(self, is_free=True):
+        self.is_free = asyncio.Event()
+        self.asked = 0
+        if is_free:
+            self.is_free.set()
+
+    async def ask(self, task, progress):
+        self.asked += 1
+        progress(0, 0)
+        await self.is_free.wait()
+        (folder := Path(task.output)).mkdir()
+        (folder / "result.json").write_text("{}")
+
+
+def opened(folder, worker, keep_s=60.0):
+    return Studies(folder, worker, limit=2, keep_s=keep_s)
+
+
+async def sent(studies):
+    study = (await studies.add("owner", [UploadFile(io.BytesIO(b"content"))], uncertainty=False, segment="auto")).id
+    await asyncio.sleep(0)
+    return study
+
+
+async def until(find):
+    async with asyncio.timeout(10):
+        while not (found := find()):
+            await asyncio.sleep(0.01)
+    return found
+
+
+def test_while_files_are_removed_nobody_is_promised_them(tmp_path, monkeypatch):
+    is_removing, may_remove, remove = threading.Event(), threading.Event(), shutil.rmtree
+
+    def remove_slowly(folder, *options, **more):
+        remove(folder, *options, **more)
+        if threading.current_thread() is not threading.main_thread():
+            is_removing.set()
+            may_remove.wait(10)
+
+    async def run(keep_s, status):
+        (folder := tmp_path / status).mkdir()
+        studies = opened(folder, Worker(), keep_s)
+        study = await sent(studies)
+        await until(lambda: studies.unfinished == 0)
+        assert studies.result("owner", study).is_file()
+        monkeypatch.setattr(shutil, "rmtree", remove_slowly)
+        if keep_s < 1:
+            studies.start()
+            ending = asyncio.create_task(asyncio.sleep(0))
+        else:
+            ending = asyncio.create_task(studies.cancel("owner", study))
+        await until(is_removing.is_set)
+        with pytest.raises(Problem) as refusal:
+            studies.result("owner", study)
+        assert refusal.value.name == status
+        assert studies._store.find(study) is None or studies.status("owner", study).status == "cancelled"
+        may_remove.set()
+        await ending
+        await studies.close()
+
+    asyncio.run(run(60.0, "not-finished"))
+    is_removing.clear()
+    may_remove.clear()
+    monkeypatch.undo()
+    asyncio.run(run(0.01, "no-such-study"))
+
+
+def test_a_result_that_is_gone_is_no_error_of_the_service(tmp_path):
+    async def run():
+        studies = opened(tmp_path, Worker())
+        study = await sent(studies)
+        await until(lambda: studies.unfinished == 0)
+        shutil.rmtree(tmp_path / "studies" / study)
+        for ask in (lambda: studies.result("owner", study), lambda: studies.file("owner", study, 0, "mask")):
+            with pytest.raises(Problem) as refusal:
+                ask()
+            assert refusal.value.name == "no-such-study"
+        await studies.close()
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_study_says_nothing_of_why_it_had_failed(tmp_path):
+    class Failing:
+        async def ask(self, task, progress):
+            raise Problem("unreadable-file")
+
+    async def run():
+        studies = opened(tmp_path, Failing())
+        study = await sent(studies)
+        await until(lambda: studies.unfinished == 0)
+        assert studies.status("owner", study).problem is not None
+        status = await studies.cancel("owner", study)
+        assert (status.status, status.problem) == ("cancelled", None)
+        await studies.close()
+
+    asyncio.run(run())
+
+
+def test_a_full_disk_costs_neither_the_place_in_the_queue_nor_the_sweeper(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise sqlite3.OperationalError("full")
+
+    async def run():
+        worker = Worker(is_free=False)
+        studies = opened(tmp_path, worker, keep_s=0.05)
+        with monkeypatch.context() as patch:
+            patch.setattr(studies._store, "all", list)
+            studies.start()
+            patch.setattr(studies._store, "change", fail)
+            patch.setattr(studies._store, "all", fail)
+            study = await sent(studies)
+            worker.is_free.set()
+            await until(lambda: studies.unfinished == 0)
+            assert list((tmp_path / "studies" / study / "upload").iterdir()), "for the next service"
+            await asyncio.sleep(0.2)
+        studies._store.change(study, status="done")
+        await until(lambda: studies._store.find(study) is None)
+        await until(lambda: not (tmp_path / "studies" / study).exists())
+        await studies.close()
+
+    asyncio.run(run())
+
+
+def test_a_study_that_cannot_be_begun_gives_its_place_back(tmp_path):
+    async def run():
+        studies = opened(tmp_path, Worker())
+        study = await sent(studies)
+        await until(lambda: studies.unfinished == 0)
+        studies._queue(studies._store.find(study))  # its upload is gone
+        await until(lambda: studies.unfinished == 0)
+        assert studies.status("owner", study).status == "failed"
+        await studies.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("is_orderly", [True, False])
+def test_starts_that_ended_in_order_are_not_held_against_a_study(tmp_path, is_orderly):
+    async def run(study=None):
+        worker = Worker(is_free=False)
+        studies = opened(tmp_path, worker)
+        studies.start()
+        study = study or await sent(studies)
+        await until(lambda: worker.asked or studies.status("owner", study).status == "failed")
+        status = studies.status("owner", study)
+        if is_orderly:
+            await studies.close()
+        else:  # it dies, before a single slice was predicted
+            studies._store.close()
+        return study, status
+
+    study, _ = asyncio.run(run())
+    seen = [asyncio.run(run(study))[1] for _ in range(4)]
+    if is_orderly:
+        assert [status.status for status in seen] == ["running"] * 4
+    else:
+        assert [status.status for status in seen] == ["running"] * 2 + ["failed"] * 2
+        assert seen[-1].problem["type"] == "urn:slicewise:problem:worker-died"

@@ -2,7 +2,8 @@
 
 ::
 
-    parent, a line of JSON     {"path": …, "folder": …, "scratch": …, "timeout_s": …, "allow_burned_in": …}
+    parent, a line of JSON     {"path": …, "folder": …, "scratch": …, "timeout_s": …, "allow_burned_in": …,
+                                "slice_pixels": …}
     child                      length of the header (4 bytes), header (JSON), then the slices of each scan (float32)
 
 Every number is little-endian. Nothing is pickled, and the parent checks every field: what the child decodes may have taken
@@ -20,6 +21,7 @@ no core dump       it would hold a patient's scan
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -57,6 +59,9 @@ _CHUNK_BYTES = 2**20
 _START_LIMIT_S = 60.0
 _GRACE_S = 5.0
 _NO_NEW_PRIVILEGES = 38
+_HEADER_BYTES = 540
+# Of NIfTI-1 and -2, by the size of the header, which begins it: where the number of dimensions and they themselves stand.
+_DIMENSIONS = {348: (40, "4h"), 540: (16, "4q")}
 # Where the interpreter finds its modules and libraries; nothing else of the environment reaches the child.
 _INHERITED = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 
@@ -65,9 +70,14 @@ class Decoder:
     """`read_scans` in a child process, which lives on from file to file and is replaced when it crashes or is killed.
 
     Threads may share it; their files are decoded one after another. Use it with ``with``, or `close` it.
+
+    Args:
+        shares_group: The child stays in this process's group, for one who ends both by it; else Ctrl-C in a terminal is this
+            process's alone to handle.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shares_group: bool = False) -> None:
+        self._shares_group = shares_group
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -99,7 +109,13 @@ class Decoder:
         return None if child is None else child.process.pid
 
     def read(
-        self, path: Path, timeout_s: float = 10.0, scratch: Path | None = None, *, allow_burned_in: bool = False
+        self,
+        path: Path,
+        timeout_s: float = 10.0,
+        scratch: Path | None = None,
+        *,
+        allow_burned_in: bool = False,
+        slice_pixels: int | None = None,
     ) -> list[Scan | FileError]:
         """Decode as `slicewise.sources.scans.read_scans`.
 
@@ -111,6 +127,9 @@ class Decoder:
             timeout_s: After so many seconds the child is killed.
             scratch: As of `read_scans`; without it, what is extracted of a zip stays until the next `read`.
             allow_burned_in: As of `read_scans`.
+            slice_pixels: One slice of so many pixels at most is wanted: a volume or a larger slice is an
+                `UnreadableFileError` of the problem ``not-one-slice`` or ``too-many-pixels``. Where the header of NIfTI or
+                DICOM says so, nothing else of the file is read.
 
         Raises:
             InputError: No child can be started.
@@ -132,6 +151,7 @@ class Decoder:
                 "scratch": str(place),
                 "timeout_s": timeout_s,
                 "allow_burned_in": allow_burned_in,
+                "slice_pixels": slice_pixels,
             }
             refusal: FileError
             try:
@@ -178,7 +198,7 @@ class Decoder:
         self._kill()
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="slicewise-")
-        self._child = _Child(Path(self._folder.name))
+        self._child = _Child(Path(self._folder.name), self._shares_group)
 
     def _kill(self) -> None:
         if self._child is not None:
@@ -189,7 +209,7 @@ class Decoder:
 class _Child:
     """The process, and what the parent believes of its words."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shares_group: bool) -> None:
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         self.process = subprocess.Popen(
             _COMMAND,
@@ -199,7 +219,7 @@ class _Child:
             bufsize=0,
             pipesize=_CHUNK_BYTES if sys.platform == "linux" else -1,
             env=environment | {"PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "TMPDIR": str(folder)},
-            start_new_session=True,  # Ctrl-C is the parent's to handle
+            start_new_session=not shares_group,
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -403,7 +423,16 @@ def _decode(request: dict[str, Any]) -> list[Scan | FileError]:
     if request["folder"] is not None:
         os.chdir(request["folder"])
     try:
-        return read_scans(path, Path(request["scratch"]), allow_burned_in=request["allow_burned_in"])
+        if request["slice_pixels"] is not None:
+            _check_slice(path, _declared_shape(path), request["slice_pixels"])
+        found = read_scans(path, Path(request["scratch"]), allow_burned_in=request["allow_burned_in"])
+        if request["slice_pixels"] is not None:
+            for scan in found:  # of a zip no header was read; the parent is spared what it holds
+                if isinstance(scan, Scan):
+                    _check_slice(path, scan.slices.shape, request["slice_pixels"])
+        return found
+    except UnreadableFileError as error:
+        return [error]
     except MemoryError:
         return [
             UnreadableFileError(
@@ -413,6 +442,40 @@ def _decode(request: dict[str, Any]) -> list[Scan | FileError]:
                 path,
             )
         ]
+
+
+def _check_slice(path: Path, shape: tuple[int, ...], most_pixels: int) -> None:
+    """Refuse more than one slice, or one that is too large. What has an axis of a single voxel is one slice, across it."""
+    if shape and min(shape) > 1:
+        raise UnreadableFileError(
+            f"Expected one slice in {path}, it has {shape}. Read it as a volume.", "not-one-slice", path
+        )
+    if math.prod(shape) > most_pixels:
+        raise UnreadableFileError(
+            f"Expected at most {most_pixels:,} pixels in {path}, it has {shape}. Make it smaller.", "too-many-pixels", path
+        )
+
+
+def _declared_shape(path: Path) -> tuple[int, ...]:
+    """What a header of NIfTI or DICOM says of the three axes; empty where there is none, or one that its reader refuses."""
+    with suppress(Exception):  # damaged headers fail in more ways than can be listed
+        with path.open("rb") as stream:
+            is_gzip = stream.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_gzip else path.open("rb") as stream:
+            head = stream.read(_HEADER_BYTES)
+        if head[128:132] == b"DICM":
+            from slicewise.sources.dicom_header import guarded, read_header
+
+            with guarded(path):
+                header = read_header(path)
+                return int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)
+        for order in "<>":
+            (size,) = struct.unpack_from(f"{order}i", head)
+            if size in _DIMENSIONS:
+                place, kind = _DIMENSIONS[size]
+                count, *sizes = struct.unpack_from(order + kind, head, place)
+                return tuple(sizes) if count >= 3 else ()
+    return ()
 
 
 def _restrict() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, File, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Query, Request, UploadFile
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -25,8 +25,10 @@ from slicewise import __version__
 from slicewise.service.card import card_of
 from slicewise.service.gate import PUBLIC, VIEWER, Door, Gate
 from slicewise.service.house import House
+from slicewise.service.limits import Lane
 from slicewise.service.metrics import MEDIA_TYPE as METRICS_TYPE
 from slicewise.service.metrics import Metrics
+from slicewise.service.pool import Pool
 from slicewise.service.problems import MEDIA_TYPE, InvalidPart, Problem, ProblemDocument, document, kind_of_status
 from slicewise.service.schemas import (
     NOTICE,
@@ -40,12 +42,15 @@ from slicewise.service.schemas import (
     StudyResult,
     StudyStatus,
 )
+from slicewise.service.uploads import Spool
 from slicewise.service.wire import ENDINGS, SliceTask
 
 __all__ = ["create_app"]
 
 _STUDY_FILES = 2000
 _SPOOLED_BYTES = 64 * 1024
+# How Starlette's words begin where a form has more than its `max_files`; the status is that of any other broken form.
+_TOO_MANY_FILES = "Too many files"
 _JSON, _NDJSON = "application/json", "application/x-ndjson"
 _FILE_TYPES = {
     "mask": "application/gzip",
@@ -94,12 +99,17 @@ def create_app(house: House) -> ASGIApp:
     app.include_router(_study_routes(house))
     app.add_exception_handler(HTTPException, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_failure)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     settings = house.settings
+
+    def has_room_for_a_study() -> bool:
+        return house.studies.unfinished + house.lanes["studies"].count < settings.studies
+
     doors = {
         "/v1/predict": Door(house.lanes["predict"], settings.slice_bytes),
         "/v1/predict/batch": Door(house.lanes["batch"], settings.batch_bytes),
-        "/v1/studies": Door(house.lanes["studies"], settings.study_bytes),
+        "/v1/studies": Door(house.lanes["studies"], settings.study_bytes, has_room_for_a_study),
     }
     return Gate(app, settings, doors, metrics)
 
@@ -139,6 +149,15 @@ def _state_routes(house: House, metrics: Metrics) -> APIRouter:
 
 def _predict_routes(house: House) -> APIRouter:
     router = APIRouter(tags=["slices"])
+    patience_s = house.settings.answer_timeout_s
+
+    def pool_for(explain: bool, uncertainty: bool) -> Pool:
+        return house.thorough if explain or uncertainty else house.slices
+
+    async def own_spool() -> AsyncIterator[Spool]:
+        """Of a batch. It ends after the answer, and also where the client has gone before that had begun."""
+        with house.spool.divide() as spool:
+            yield spool
 
     @router.post("/v1/predict", response_model=Prediction, responses=_problems(*_CODES_OF_POSTS))
     async def predict(
@@ -151,12 +170,15 @@ def _predict_routes(house: House) -> APIRouter:
         picture: Picture = False,
     ) -> Response:
         """Is there a tumor in this slice, and where?"""
-        path = await house.spool.save(file)
         options = {"explain": explain, "uncertainty": uncertainty, "segment": segment, "mask": mask, "picture": picture}
-        return Response(await _ask(house, path, _request_id(request), options), media_type=_JSON)
+        pool = pool_for(explain, uncertainty)
+        with _place_in(house.lanes["thorough"]) if pool is house.thorough else nullcontext():
+            path = await house.spool.save(file)
+            return Response(await _ask(pool, path, _request_id(request), options, patience_s), media_type=_JSON)
 
     @router.post(
         "/v1/predict/batch",
+        form_limits={"max_files": house.settings.batch_files},
         response_class=StreamingResponse,
         responses={
             200: {
@@ -174,19 +196,18 @@ def _predict_routes(house: House) -> APIRouter:
         segment: Segment = "auto",
         mask: MaskFormat = "png",
         picture: Picture = False,
+        spool: Spool = Depends(own_spool),
     ) -> StreamingResponse:
         """The same for many slices; each answer is sent as soon as it is found."""
-        if len(file) > house.settings.batch_files:
-            raise Problem("too-many-files")
-        paths = [await house.spool.save(upload) for upload in file]
+        paths = [await spool.save(upload) for upload in file]
         options = {"explain": explain, "uncertainty": uncertainty, "segment": segment, "mask": mask, "picture": picture}
-        request_id = _request_id(request)
+        request_id, pool = _request_id(request), pool_for(explain, uncertainty)
 
         async def ask(path: Path) -> bytes:
-            return await _ask(house, path, request_id, options)
+            return await _ask(pool, path, request_id, options, patience_s)
 
-        # A few at a time, so that the slices of others come in between.
-        lines = _lines(paths, ask, request_id, at_once=house.slices.size * house.slices.depth)
+        # As many at a time as are worked on, so that the slices of others come in between.
+        lines = _lines(paths, ask, request_id, at_once=pool.size * pool.depth)
         return StreamingResponse(lines, media_type=_NDJSON)
 
     return router
@@ -260,15 +281,28 @@ def _study_routes(house: House) -> APIRouter:
     return router
 
 
-async def _ask(house: House, path: Path, request_id: str, options: dict[str, Any]) -> bytes:
+async def _ask(pool: Pool, path: Path, request_id: str, options: dict[str, Any], patience_s: float) -> bytes:
     """The answer for one upload, which is removed."""
-    task = SliceTask(str(path), request_id, time.monotonic(), **options)
-    pool = house.thorough if task.explain or task.uncertainty else house.slices
     try:
-        return await pool.ask(task, patience_s=house.settings.answer_timeout_s)
+        return await pool.ask(SliceTask(str(path), request_id, time.monotonic(), **options), patience_s=patience_s)
     finally:
-        with suppress(FileNotFoundError):
-            path.unlink()
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _place_in(lane: Lane) -> Iterator[None]:
+    """A place in a lane, for as long as it takes.
+
+    Raises:
+        Problem: There is none.
+    """
+    if not lane.enter():
+        raise Problem("queue-full", {"Retry-After": str(lane.retry_after_s())})
+    began_s = time.monotonic()
+    try:
+        yield
+    finally:
+        lane.leave(time.monotonic() - began_s)
 
 
 async def _lines(
@@ -292,8 +326,6 @@ async def _lines(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for path in paths:
-            path.unlink(missing_ok=True)
 
 
 def _request_id(request: Request) -> str:
@@ -306,7 +338,12 @@ def _owner(request: Request) -> str:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    problem = error if isinstance(error, Problem) else Problem(kind_of_status(error.status_code), error.headers)
+    if isinstance(error, Problem):
+        problem = error
+    elif error.detail.startswith(_TOO_MANY_FILES):
+        problem = Problem("too-many-files")
+    else:
+        problem = Problem(kind_of_status(error.status_code), error.headers)
     content = document(problem.name, _request_id(request), problem.errors)
     return Response(content, problem.status_code, problem.headers, MEDIA_TYPE)
 
@@ -316,6 +353,11 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     # Pydantic's "input" and "ctx" are left out: they quote what was sent.
     parts = [InvalidPart(where=".".join(map(str, part["loc"])), expected=part["msg"]) for part in error.errors()]
     return await _on_problem(request, Problem("invalid-request", errors=parts))
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    """The answer alone: the error is raised on, to the gate, which writes down where it came from."""
+    return await _on_problem(request, Problem("internal"))
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

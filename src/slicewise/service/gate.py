@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
@@ -69,6 +69,8 @@ class Door:
     """Who is in."""
     most_bytes: int
     """Of a body."""
+    has_room: Callable[[], bool] = lambda: True
+    """Whether what comes in would find a place in the end."""
 
 
 @dataclass
@@ -151,7 +153,7 @@ class Gate:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 15 or int(length) > door.most_bytes:
             raise Problem("too-large", {"Connection": "close"})
-        if not door.lane.enter():
+        if not (door.has_room() and door.lane.enter()):
             raise Problem("queue-full", {"Retry-After": str(door.lane.retry_after_s())})
 
     def _owner(self, headers: Headers) -> str:

@@ -22,6 +22,9 @@ from slicewise.service.wire import WorkerSettings
 __all__ = ["House"]
 
 _DEPTH = 2
+# Slices whose answer needs torch share one worker, which takes a second for each: as many of them as the house has places
+# would leave none for the others.
+_THOROUGH = 8
 
 
 class House:
@@ -42,6 +45,18 @@ class House:
         self.settings = settings
         self.model = find_checkpoint(settings.model)
         self.description = read_description(self.model)
+        if settings.state is not None:
+            settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock: IO[bytes] | None = _locked(settings.state / "lock")
+            self._scratch = settings.state / "scratch"
+            shutil.rmtree(self._scratch, ignore_errors=True)  # of an earlier service that was killed
+            self._scratch.mkdir(mode=0o700)
+        else:
+            self._lock = None
+            self._scratch = Path(tempfile.mkdtemp(prefix="slicewise-service-"))
+        uploads, workers = self._scratch / "uploads", self._scratch / "workers"
+        uploads.mkdir()
+        workers.mkdir()
         worker = WorkerSettings(
             str(self.model.resolve()),
             settings.threads_each,
@@ -57,12 +72,13 @@ class House:
             "decoder_bytes": settings.study_decoder_bytes,
         }
         timeout_s = settings.answer_timeout_s
-        self.slices = Pool("slices", worker, workers=settings.workers, depth=_DEPTH, timeout_s=timeout_s)
+        self.slices = Pool("slices", worker, workers, workers=settings.workers, depth=_DEPTH, timeout_s=timeout_s)
         thorough = WorkerSettings(**{**asdict(worker), "threads": settings.threads, "nice": 2})
-        self.thorough = Pool("thorough", thorough, workers=1, depth=1, timeout_s=timeout_s)
+        self.thorough = Pool("thorough", thorough, workers, workers=1, depth=1, timeout_s=timeout_s)
         self._studies_pool = Pool(
             "studies",
             WorkerSettings(**{**asdict(worker), **study}),
+            workers,
             workers=1,
             depth=1,
             timeout_s=settings.study_timeout_s,
@@ -71,19 +87,12 @@ class House:
         self.pools = (self.slices, self.thorough, self._studies_pool)
         self.lanes = {
             "predict": Lane(settings.queue),
+            "thorough": Lane(_THOROUGH),
             "batch": Lane(settings.batches),
             "studies": Lane(settings.study_uploads),
         }
-        if settings.state is not None:
-            settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock: IO[bytes] | None = _locked(settings.state / "lock")
-        else:
-            self._lock = None
-        self._scratch = Path(tempfile.mkdtemp(prefix="slicewise-service-"))
-        state = settings.state or self._scratch
-        uploads = self._scratch / "uploads"
-        uploads.mkdir()
         self.spool = Spool(uploads)
+        state = settings.state or self._scratch
         self.studies = Studies(state, self._studies_pool, limit=settings.studies, keep_s=settings.keep_s)
 
     async def start(self) -> None:
@@ -96,9 +105,9 @@ class House:
         """End everything, and remove what is not kept."""
         await self.studies.close()
         await asyncio.gather(*(pool.close() for pool in self.pools))
+        shutil.rmtree(self._scratch, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def _locked(file: Path) -> IO[bytes]:

@@ -38,7 +38,7 @@ class Job:
     updated: float
     """The same, of the last change of its status."""
     attempts: int
-    """How often it was begun."""
+    """How often a worker was sent it; one that an orderly end of the service cut short is not counted."""
     uncertainty: bool
     segment: Any
     """``auto`` or ``never``."""
@@ -85,6 +85,15 @@ class JobStore:
         values["updated"] = time.time()
         words = ", ".join(f"{name} = ?" for name in values)
         self._run(f"UPDATE jobs SET {words} WHERE id = ?", [*values.values(), job])
+
+    def begin(self, job: str) -> None:
+        """A worker is sent it: one more attempt."""
+        statement = "UPDATE jobs SET status = 'running', attempts = attempts + 1, updated = ? WHERE id = ?"
+        self._run(statement, [time.time(), job])
+
+    def put_back(self) -> None:
+        """Those that run wait again, as if this attempt had not been."""
+        self._run("UPDATE jobs SET status = 'queued', attempts = attempts - 1 WHERE status = 'running'", [])
 
     def remove(self, job: str) -> None:
         """Forget a job."""

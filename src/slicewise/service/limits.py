@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 __all__ = ["Lane", "RateLimit"]
-
-_KEYS_KEPT = 10_000
 
 
 class Lane:
@@ -49,7 +46,7 @@ class Lane:
 
 
 class RateLimit:
-    """A bucket of tokens for each key: it refills at the rate, and holds two seconds' worth.
+    """A bucket of tokens for each valid key: it refills at the rate, and holds two seconds' worth.
 
     Args:
         rate_per_s: Requests a second; 0: no limit.
@@ -64,18 +61,16 @@ class RateLimit:
         self.rate_per_s = rate_per_s
         self._burst = max(1.0, 2 * rate_per_s)
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, key: str) -> bool:
         """Whether one more request of this key may come now."""
         if not self.rate_per_s:
             return True
         now = self._clock()
-        tokens, then = self._buckets.pop(key, (self._burst, now))
+        tokens, then = self._buckets.get(key, (self._burst, now))
         tokens = min(self._burst, tokens + (now - then) * self.rate_per_s)
         self._buckets[key] = (tokens - 1 if tokens >= 1 else tokens, now)
-        if len(self._buckets) > _KEYS_KEPT:
-            self._buckets.popitem(last=False)
         return tokens >= 1
 
     def retry_after_s(self) -> int:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from slicewise.service.logs import log
+from slicewise.service.logs import log, place_of
 from slicewise.service.problems import Problem
 from slicewise.service.settings import KEYS_VARIABLE
 from slicewise.service.wire import SliceTask, StudyTask, WorkerSettings, line_of, read_frame
@@ -21,7 +24,7 @@ __all__ = ["Pool"]
 
 _COMMAND = (sys.executable, "-P", "-m", "slicewise.service.worker")
 _START_LIMIT_S = 60.0
-_ATTEMPTS = 2
+_DEATHS = 2
 _STABLE_S = 5.0
 _LONGEST_PAUSE_S = 5.0
 
@@ -36,13 +39,23 @@ class _Entry:
         self.line = line_of(task, number)
         self.progress = progress
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.attempts = 0
+        self.deaths = 0
+        """Workers that died of it."""
         self.is_overdue = False
         self.worker: _Worker | None = None
 
     def __lt__(self, other: _Entry) -> bool:
         """Earlier ones first: what a dead worker held goes before what came later."""
         return self.number < other.number
+
+    def tell(self, done: int, total: int) -> None:
+        """Tell of progress; what goes wrong there is no fault of the worker, and costs it nothing."""
+        if self.progress is None or self.answer.done():
+            return
+        try:
+            self.progress(done, total)
+        except Exception as error:
+            log("progress-failed", logging.ERROR, error=type(error).__name__, where=place_of(error))
 
 
 class _Worker:
@@ -59,7 +72,7 @@ class _Worker:
 
     def take(self, entry: _Entry) -> None:
         """Send it a task."""
-        entry.attempts += 1
+        entry.tell(0, 0)
         entry.worker = self
         self.held[entry.number] = entry
         self.requests.write(entry.line)
@@ -75,11 +88,11 @@ class _Worker:
         return entry
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """End it, whatever it does, and its decoder, which is of its group and would have nobody to watch its memory."""
         if self._alarm is not None:
             self._alarm.cancel()
         with suppress(ProcessLookupError):
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _watch(self) -> None:
         """It works on the oldest of its tasks; that one is timed."""
@@ -101,6 +114,7 @@ class Pool:
     Args:
         name: In logs and metrics.
         settings: Of each worker.
+        scratch: Folder in which each worker has one for its temporary files; removed when the worker has ended.
         workers: How many.
         depth: Tasks that a worker is sent at once: while it predicts one, the file of the next is decoded.
         timeout_s: Longest work on a task, after which its worker is killed.
@@ -111,6 +125,7 @@ class Pool:
         self,
         name: str,
         settings: WorkerSettings,
+        scratch: Path,
         *,
         workers: int,
         depth: int,
@@ -124,6 +139,7 @@ class Pool:
         self.failure: str | None = None
         """Why the last worker that could not start did not."""
         self._settings = settings
+        self._scratch = scratch
         self._timeout_s = timeout_s
         self._is_disposable = is_disposable
         self._queue: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
@@ -174,7 +190,7 @@ class Pool:
         Args:
             task: What to do; starts the pool, where it was not.
             patience_s: Longest time until the answer, waiting included; None: any.
-            progress: Told the slices done, and their total.
+            progress: Told ``0, 0`` whenever a worker is sent the task, then the slices done and their total.
 
         Raises:
             Problem: The task was refused or failed, or its time was up.
@@ -193,37 +209,52 @@ class Pool:
             raise
 
     async def _tend(self, place: int) -> None:
-        """Keep one worker running."""
+        """Keep one worker running, whatever happens."""
         if place:  # the first is ready sooner where the others do not start beside it
             await self._settled.wait()
         pause_s = 0.0
         while True:
             began = time.monotonic()
-            worker = await self._spawn()
+            try:
+                await self._employ(place)
+            except Exception as error:  # such as no memory or no pipe for a process: there may be some later
+                log("pool-failed", logging.ERROR, pool=self.name, error=type(error).__name__, where=place_of(error))
+            finally:  # nobody shall wait for what has failed
+                self._spawned.set()
+                self._settled.set()
+            self.restarts += 1
+            pause_s = 0.0 if time.monotonic() - began > _STABLE_S else min(_LONGEST_PAUSE_S, 2 * pause_s + 0.05)
+            await asyncio.sleep(pause_s)
+
+    async def _employ(self, place: int) -> None:
+        """One worker, from its start to its end."""
+        began = time.monotonic()
+        with TemporaryDirectory(dir=self._scratch, ignore_cleanup_errors=True) as folder:
+            worker = await self._spawn(folder)
             self._spawned.set()
+            pid = worker.process.pid
             try:
                 if await self._is_ready(worker):
                     self._workers[place] = worker
                     self._settled.set()
-                    log(
-                        "worker-ready", pool=self.name, pid=worker.process.pid, duration_s=round(time.monotonic() - began, 2)
-                    )
+                    log("worker-ready", pool=self.name, pid=pid, duration_s=round(time.monotonic() - began, 2))
                     await self._serve(worker)
             finally:
                 self._workers.pop(place, None)
                 worker.kill()
-                self._settled.set()
                 code = await asyncio.shield(worker.process.wait())
                 self._recover(worker)
-            self.restarts += 1
-            pause_s = 0.0 if time.monotonic() - began > _STABLE_S else min(_LONGEST_PAUSE_S, 2 * pause_s + 0.05)
-            log("worker-ended", logging.WARNING, pool=self.name, pid=worker.process.pid, code=code, restart_in_s=pause_s)
-            await asyncio.sleep(pause_s)
+            log("worker-ended", logging.WARNING, pool=self.name, pid=pid, code=code)
 
-    async def _spawn(self) -> _Worker:
+    async def _spawn(self, folder: str) -> _Worker:
         environment = {name: value for name, value in os.environ.items() if name != KEYS_VARIABLE}
         process = await asyncio.create_subprocess_exec(
-            *_COMMAND, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True
+            *_COMMAND,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            env=environment | {"TMPDIR": folder},
+            start_new_session=True,
         )
         worker = _Worker(process, self.depth, self._timeout_s)
         worker.requests.write(line_of(self._settings))
@@ -249,9 +280,7 @@ class Pool:
                 header, payload = await read_frame(worker.answers)
                 number, kind = header["number"], header["kind"]
                 if kind == "progress":
-                    entry = worker.held[number]
-                    if entry.progress is not None and not entry.answer.done():
-                        entry.progress(header["done"], header["total"])
+                    worker.held[number].tell(header["done"], header["total"])
                     continue
                 entry = worker.release(number)
                 if entry.answer.done():  # nobody waits for it any more
@@ -278,14 +307,18 @@ class Pool:
             worker.take(entry)
 
     def _recover(self, worker: _Worker) -> None:
-        """Send what a dead worker held to the others, once; what has cost two workers is refused."""
-        for entry in worker.held.values():
+        """Send what a dead worker held to the others; what has cost two workers is refused.
+
+        It died of the oldest, the one that it worked on: the next is no worse for having waited there.
+        """
+        for place, entry in enumerate(worker.held.values()):
             entry.worker = None
+            entry.deaths += place == 0
             if entry.answer.done():
                 continue
             if entry.is_overdue:
                 entry.answer.set_exception(Problem("answer-timeout"))
-            elif entry.attempts >= _ATTEMPTS:
+            elif entry.deaths >= _DEATHS:
                 entry.answer.set_exception(Problem("worker-died", {"Retry-After": "1"}))
             else:
                 self._queue.put_nowait(entry)

@@ -7,9 +7,12 @@ import json
 import logging
 import secrets
 import shutil
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +88,14 @@ class Studies:
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
-        """Stop; unfinished jobs stay as they are, for the next service."""
+        """Stop; unfinished jobs wait for the next service, and that they were cut short is not held against them."""
         self._is_closing = True
         tasks = [*self._running.values(), *([self._sweeper] if self._sweeper else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(sqlite3.Error):
+            self._store.put_back()
         self._store.close()
 
     async def add(self, owner: str, uploads: Sequence[UploadFile], *, uncertainty: bool, segment: str) -> StudyStatus:
@@ -135,9 +140,10 @@ class Studies:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         self._progress.pop(study, None)
-        await asyncio.to_thread(shutil.rmtree, self._folder / study, True)
+        # Before the files: who asks for them meanwhile is told so.
         if job.status != "lost":
-            self._store.change(study, status="cancelled")
+            self._store.change(study, status="cancelled", problem=None)
+        await asyncio.to_thread(shutil.rmtree, self._folder / study, True)
         return self.status(owner, study)
 
     def result(self, owner: str, study: str) -> Path:
@@ -148,7 +154,10 @@ class Studies:
         """
         if self._find(owner, study).status != "done":
             raise Problem("not-finished")
-        return self._results(study) / RESULT
+        file = self._results(study) / RESULT
+        if not file.is_file():
+            raise Problem("no-such-study")
+        return file
 
     def file(self, owner: str, study: str, scan: int, name: str) -> Path:
         """A file of a scan.
@@ -166,17 +175,17 @@ class Studies:
         self._running[job.id] = task
 
     async def _run(self, job: Job) -> None:
-        upload = self._upload(job.id)
-        files = sorted(upload.iterdir())
-        task = StudyTask(
-            str(files[0] if len(files) == 1 else upload),
-            job.id,
-            str(self._results(job.id)),
-            uncertainty=job.uncertainty,
-            segment=job.segment,
-        )
         try:
-            await self._pool.ask(task, progress=lambda done, total: self._advance(job, done, total))
+            upload = self._upload(job.id)
+            files = sorted(upload.iterdir())
+            task = StudyTask(
+                str(files[0] if len(files) == 1 else upload),
+                job.id,
+                str(self._results(job.id)),
+                uncertainty=job.uncertainty,
+                segment=job.segment,
+            )
+            await self._pool.ask(task, progress=partial(self._advance, job.id))
         except Problem as problem:
             if not self._is_closing:
                 self._end(job.id, "failed", problem.name)
@@ -186,15 +195,21 @@ class Studies:
         else:
             self._end(job.id, "done")
 
-    def _advance(self, job: Job, done: int, total: int) -> None:
-        if job.id not in self._progress or done == 0:
-            self._store.change(job.id, status="running", attempts=job.attempts + 1)
-        self._progress[job.id] = (done, total)
+    def _advance(self, study: str, done: int, total: int) -> None:
+        self._progress[study] = (done, total)
+        if not total:
+            # Before its files are decoded: one that takes the whole service with it there is not taken up for ever.
+            self._store.begin(study)
 
     def _end(self, study: str, status: str, problem: str | None = None) -> None:
         _, total = self._progress.pop(study, (0, 0))
-        self._store.change(study, status=status, problem=problem, slices=total)
-        self._running.pop(study, None)
+        try:
+            self._store.change(study, status=status, problem=problem, slices=total)
+        except sqlite3.Error as error:  # such as of a full disk: its upload stays, and the next service takes it up
+            log("study-not-kept", logging.ERROR, study=study, error=type(error).__name__)
+            return
+        finally:
+            self._running.pop(study, None)
         shutil.rmtree(self._upload(study), ignore_errors=True)
         shutil.rmtree(f"{self._results(study)}.scratch", ignore_errors=True)
         log("study-ended", study=study, result=status, problem=problem, slices=total)
@@ -203,10 +218,13 @@ class Studies:
         """Remove what has been kept for long enough."""
         while True:
             await asyncio.sleep(min(_SWEEP_S, self._keep_s))
-            for job in self._store.all():
-                if job.status in FINISHED and time.time() - job.updated > self._keep_s:
-                    await asyncio.to_thread(shutil.rmtree, self._folder / job.id, True)
-                    self._store.remove(job.id)
+            try:
+                for job in self._store.all():
+                    if job.status in FINISHED and time.time() - job.updated > self._keep_s:
+                        self._store.remove(job.id)
+                        await asyncio.to_thread(shutil.rmtree, self._folder / job.id, True)
+            except sqlite3.Error as error:  # such as of a full disk; the next time it may do
+                log("sweep-failed", logging.ERROR, error=type(error).__name__)
 
     def _find(self, owner: str, study: str) -> Job:
         job = self._store.find(study)

@@ -60,7 +60,7 @@ class CountingEngine:
 
 def predict_study(
     predictor: Predictor, found: Sequence[Scan | FileError], task: StudyTask, tell: Callable[[int, int], None]
-) -> bytes:
+) -> None:
     """Predict what was decoded, and write ``result.json`` and the files that it names; the record lands last.
 
     Args:
@@ -68,9 +68,6 @@ def predict_study(
         found: What the decoder made of the upload, at least one scan among it.
         task: What was asked.
         tell: Told the slices done and their total, over all scans.
-
-    Returns:
-        The result, as JSON.
     """
     folder = Path(task.output)
     shutil.rmtree(folder, ignore_errors=True)
@@ -97,7 +94,7 @@ def predict_study(
             if folder / f"{number}_{ending}" in written
         ]
         before += len(scan.slices)
-    result_json = StudyResult(
+    answer = StudyResult(
         id=task.study_id,
         model_id=predictor.description.model_id,
         engine=predictor.engine.name,
@@ -105,9 +102,8 @@ def predict_study(
         scans=records,
         files=files,
         refusals=[_refusal(item) for item in found if isinstance(item, FileError)],
-    ).model_dump_json()
-    write_atomically(folder / RESULT, result_json)
-    return result_json.encode()
+    )
+    write_atomically(folder / RESULT, answer.model_dump_json())
 
 
 def _tell_after(tell: Callable[[int, int], None], before: int, total: int, count: int) -> None:

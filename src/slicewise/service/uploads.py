@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,10 +31,24 @@ class Spool:
         self._folder = folder
 
     async def save(self, upload: UploadFile) -> Path:
-        """Write an upload to a file; who asks for it removes it."""
+        """Write an upload to a file; who asks for it removes it. Of one that cannot be written nothing stays."""
         file = self._folder / secrets.token_hex(16)
-        await _copy(upload, file)
+        try:
+            await _copy(upload, file)
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
         return file
+
+    @contextmanager
+    def divide(self) -> Iterator[Spool]:
+        """A spool for the files of one request, removed with all of them at the end, whatever that is."""
+        folder = self._folder / secrets.token_hex(16)
+        folder.mkdir()
+        try:
+            yield Spool(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def save_study(uploads: Sequence[UploadFile], folder: Path) -> None:

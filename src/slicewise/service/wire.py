@@ -11,7 +11,7 @@
 ``ready``
 ``failed``     ``detail``: why it cannot start
 ``progress``   ``number``, ``done``, ``total``
-``answer``     ``number``                        JSON, as it goes to the client
+``answer``     ``number``                        of a slice: JSON, as it goes to the client
 ``refusal``    ``number``, ``problem``
 ``error``      ``number``, ``error``, ``where``
 =============  ================================  =======================================================================

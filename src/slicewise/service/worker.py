@@ -65,7 +65,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = WorkerSettings(**_fields(requests.readline()))
     os.nice(settings.nice)
-    with Decoder() as decoder:
+    with Decoder(shares_group=True) as decoder:  # whoever kills this worker kills both
         try:
             predictor = Predictor.from_checkpoint(settings.model, threads=settings.threads)
             # The first slice takes longer than the others; nobody shall wait for it.
@@ -75,12 +75,14 @@ def main() -> None:
             return
         _send(answers, pack({"kind": "ready"}))
         decoded: queue.Queue[_Decoded | Exception | None] = queue.Queue(1)
-        threading.Thread(target=_watch_memory, args=(decoder, settings.decoder_bytes), daemon=True).start()
-        threading.Thread(target=_decode_all, args=(requests, decoder, settings, decoded), daemon=True).start()
+        decoding = threading.Event()
+        threading.Thread(target=_watch_memory, args=(decoder, decoding, settings.decoder_bytes), daemon=True).start()
+        threading.Thread(target=_decode_all, args=(requests, decoder, decoding, settings, decoded), daemon=True).start()
         while (item := decoded.get()) is not None:
             if isinstance(item, Exception):
                 raise item
             _send(answers, _answer(predictor, item, settings, answers))
+            del item  # a scan may be large, and the next may be long in coming
 
 
 def _send(answers: BinaryIO, frame: bytes) -> None:
@@ -91,6 +93,7 @@ def _send(answers: BinaryIO, frame: bytes) -> None:
 def _decode_all(
     requests: BinaryIO,
     decoder: Decoder,
+    decoding: threading.Event,
     settings: WorkerSettings,
     decoded: queue.Queue[_Decoded | Exception | None],
 ) -> None:
@@ -99,20 +102,30 @@ def _decode_all(
             fields = json.loads(line)
             number, kind = fields.pop("number"), fields.pop("type")
             task = (SliceTask if kind == SliceTask.__name__ else StudyTask)(**fields)
-            begun = time.monotonic()
-            scratch = Path(f"{task.output}.scratch") if isinstance(task, StudyTask) else None
-            found = decoder.read(Path(task.path), settings.decode_timeout_s, scratch)
-            timings_s = {"decode": time.monotonic() - begun}
-            if isinstance(task, SliceTask):
-                timings_s |= {"queue": begun - task.accepted_s}
-            decoded.put(_Decoded(number, task, found, timings_s))
+            # Not kept in a name here, where it would stay until the next is decoded.
+            decoded.put(_decode(number, task, decoder, decoding, settings))
     except Exception as error:  # such as no child that can be started: this worker is of no use any more
         decoded.put(error)
     decoded.put(None)
 
 
+def _decode(
+    number: int, task: SliceTask | StudyTask, decoder: Decoder, decoding: threading.Event, settings: WorkerSettings
+) -> _Decoded:
+    begun = time.monotonic()
+    decoding.set()
+    if isinstance(task, SliceTask):
+        found = decoder.read(Path(task.path), settings.decode_timeout_s, slice_pixels=settings.slice_pixels)
+        timings_s = {"queue": begun - task.accepted_s}
+    else:
+        found = decoder.read(Path(task.path), settings.decode_timeout_s, Path(f"{task.output}.scratch"))
+        timings_s = {}
+    decoding.clear()
+    return _Decoded(number, task, found, {"decode": time.monotonic() - begun} | timings_s)
+
+
 def _answer(predictor: Predictor, item: _Decoded, settings: WorkerSettings, answers: BinaryIO) -> bytes:
-    number = item.number
+    number, payload = item.number, b""
     try:
         if isinstance(item.task, SliceTask):
             scan = _one_slice(item.found, settings.slice_pixels)
@@ -121,7 +134,7 @@ def _answer(predictor: Predictor, item: _Decoded, settings: WorkerSettings, answ
             from slicewise.service.study import predict_study  # which loads all of DICOM
 
             _some_scan(item.found)
-            payload = predict_study(predictor, item.found, item.task, _teller(number, answers))
+            predict_study(predictor, item.found, item.task, _teller(number, answers))
     except RefusedError as refusal:
         return pack({"kind": "refusal", "number": number, "problem": refusal.problem})
     except (ImportError, CheckpointError):  # no torch, or a model that does not classify
@@ -162,9 +175,10 @@ def _teller(number: int, answers: BinaryIO) -> Callable[[int, int], None]:
     return tell
 
 
-def _watch_memory(decoder: Decoder, most_bytes: int) -> None:
+def _watch_memory(decoder: Decoder, decoding: threading.Event, most_bytes: int) -> None:
     """Kill a decoder that holds too much: its own limit is one of addresses, and higher than a service can bear."""
     while True:
+        decoding.wait()
         time.sleep(_WATCH_S)
         pid = decoder.pid
         if pid is not None and _resident_bytes(pid) > most_bytes:
