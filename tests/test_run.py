@@ -1,6 +1,8 @@
 """A run's folder: what may be begun, gone on with, and what is left behind when the data is refused."""
 
 import io
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from rich.console import Console
 
 from slicewise.config import Config, SourceConfig
 from slicewise.console import Display
+from slicewise.data import reading
 from slicewise.errors import InputError, SlicewiseError, SplitError
 from slicewise.run import Run
 
@@ -147,3 +150,37 @@ def test_steps_out_of_order_say_what_is_missing(config, display, tmp_path):
     for step in (run.train, run.evaluate, run.explain, run.report):
         with pytest.raises(SlicewiseError, match="Expected"):
             step()
+
+
+def test_a_phase_that_is_finished_is_not_trained_again_unasked(config, display, tmp_path):
+    run = Run.begin(tmp_path / "run", config, display)
+    checkpoint = run.folder / "phases" / "joint" / "model.json"
+    run.refuse_begun(only="joint")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("{}")
+    run.refuse_begun()
+    run.refuse_begun(only="segmentation")
+    with pytest.raises(InputError, match=r"phases.joint holds one. Remove that folder"):
+        run.refuse_begun(only="joint")
+
+
+def test_a_reading_process_that_is_killed_is_told_and_costs_nothing(config, display, tmp_path, monkeypatch):
+    class Killed:
+        def __init__(self, *_, **__): ...
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+
+        def submit(self, *_):
+            future = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+
+    run = Run.begin(tmp_path / "run", config.model_copy(update={"workers": 2}), display)
+    with monkeypatch.context() as patched:
+        patched.setattr(reading, "ProcessPoolExecutor", Killed)
+        with pytest.raises(SlicewiseError, match="Set workers=1 and go on"):
+            run.ingest()
+    assert Run.begin(tmp_path / "run", config.model_copy(update={"workers": 2}), display, resume=True).ingest() is not None

@@ -218,7 +218,7 @@ def train(
     from slicewise.training.processes import is_launched, launch
 
     if not (resume or is_launched()):
-        opened.refuse_interrupted(only=phase)
+        opened.refuse_begun(only=phase)
     training = opened.config.training
     if training.devices > 1 and training.nodes == 1 and not is_launched():
         sys.exit(launch(sys.argv[1:], training.devices))

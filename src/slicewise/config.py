@@ -210,6 +210,13 @@ class PhasesConfig(_Section):
     )
     """Everything together, the encoder slower than the heads."""
 
+    @model_validator(mode="after")
+    def _joint_phase_segments(self) -> PhasesConfig:
+        # The gate judges its masks, which would change with the encoder all the same.
+        if not self.joint.segmentation_weight:
+            raise ValueError("phases.joint.segmentation_weight must be above 0: phase classification trains the head alone")
+        return self
+
 
 class TrainingConfig(_Section):
     """How the one loop runs, whatever the phase."""
@@ -364,12 +371,11 @@ class Config(_Section):
         joint = self.phases.joint
         if self.training.single_task and not (
             self.phases.segmentation.encoder_learning_rate
-            and joint.segmentation_weight
             and (joint.encoder_learning_rate or joint.decoder_learning_rate)
         ):
             raise ValueError(
                 "training.single_task needs phases.segmentation.encoder_learning_rate above 0 and a joint phase that "
-                "segments; set it to false"
+                "trains encoder or decoder; set it to false"
             )
         if self.model.deep_supervision > len(self.model.widths) - 2:
             raise ValueError(f"model.deep_supervision must leave the finest map, at most {len(self.model.widths) - 2}")

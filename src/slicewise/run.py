@@ -188,15 +188,20 @@ class Run:
             self.folder, self.config, data, sides, self.display, only=only, init_from=init_from, accept=self._keep_settings
         )
 
-    def refuse_interrupted(self, *, only: str | None = None) -> None:
-        """Training is not begun where one was interrupted, unless one says so.
+    def refuse_begun(self, *, only: str | None = None) -> None:
+        """Training is not begun where one was interrupted, nor that of a named phase which is finished.
 
         Raises:
-            InputError: There is the state of an interrupted training.
+            InputError: There is the state of an interrupted training, or the checkpoint of the phase ``only``.
         """
         from slicewise.training.trainer import is_interrupted, select_phases
 
         for phase in select_phases(self.config, only):
+            if only is not None and (self.folder / phase.folder / "model.json").is_file():
+                raise InputError(
+                    f"Expected a phase without a checkpoint, {self.folder / phase.folder} holds one. Remove that folder to "
+                    f"train {phase.name} again, or do so in a new run."
+                )
             if is_interrupted(self.folder, phase):
                 states = self.folder / phase.folder / "states"
                 raise InputError(

@@ -5,6 +5,8 @@ import json
 import shutil
 from html.parser import HTMLParser
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -127,6 +129,27 @@ def test_what_is_left_out_is_what_harms(flawed):
         "yes/6.png": "unreadable-file",
     }
     assert len(table) == 32
+
+
+@pytest.mark.parametrize("shared", [1, 4], ids=["one slice", "the whole file"])
+def test_volumes_with_slices_in_common_do_not_contradict_each_other(make_set, shared):
+    """Each holds slices with and without tumor; those in common have the same label in both."""
+    folder = make_set("brats")
+    first, second = (folder / f"BraTS2021_0000{number}" / f"BraTS2021_0000{number}" for number in (3, 4))
+    for part in ("flair", "seg"):
+        kept, changed = (nib.load(f"{place}_{part}.nii.gz") for place in (first, second))
+        voxels = np.asarray(changed.dataobj).copy()
+        voxels[..., :shared] = np.asarray(kept.dataobj)[..., :shared]
+        nib.save(nib.Nifti1Image(voxels, changed.affine), f"{second}_{part}.nii.gz")
+    if shared == 4:
+        for part in ("flair", "seg"):
+            shutil.copy(f"{first}_{part}.nii.gz", f"{second}_{part}.nii.gz")
+    survey = survey_of(folder, "brats")
+    result = audit(survey)
+    assert result.copies.groups
+    assert result.copies.conflicting == []
+    left_out = clean(result, survey).query("not keep")
+    assert left_out["file"].tolist() == ([f"{second}_flair.nii.gz"] if shared == 4 else [])
 
 
 def test_the_cleaned_table_is_what_a_run_ingests(flawed, display, tmp_path, monkeypatch):

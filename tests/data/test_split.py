@@ -134,6 +134,16 @@ def test_a_published_split_that_divides_equal_pictures_is_refused():
         split_patients(make_table(cohort("a", 20, published_split="train") + torn), {}, SplitConfig(), 0)
 
 
+def test_who_shares_a_picture_with_whom_another_publisher_held_out_is_tested():
+    """Source b has no published division: its p03 has the picture of q1, its p04 that of a training patient."""
+    shared = [("a", "q1", "b3", {"published_split": "test"}), ("a", "p07", "b4", {"published_split": "train"})]
+    table = make_table(cohort("a", 20, published_split="train") + cohort("b", 20) + shared)
+    for seed in range(8):
+        sides = sides_of(split_patients(table, {}, SplitConfig(), seed))
+        assert sides["a", "q1"] == sides["b", "p03"] == "test"
+        assert sides["a", "p07"] == sides["b", "p04"] != "test"
+
+
 def test_a_source_held_out_is_tested_whole_and_the_others_are_divided_as_without_it():
     table = make_table(cohort("a", 12) + cohort("b", 20, label=True) + cohort("c", 20))
     held_out = split_patients(table, {}, SplitConfig(held_out=("a",)), 0)

@@ -133,7 +133,9 @@ def test_files_of_another_size_are_refused(copy, name):
 
 
 @pytest.mark.parametrize("name", ["store.json", "slices.parquet"])
-@pytest.mark.parametrize("damage", [b"", b"not what it says", None], ids=["emptied", "overwritten", "removed"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"not what it says", b"[]", b"3", None], ids=["emptied", "overwritten", "a list", "a number", "removed"]
+)
 def test_a_damaged_table_is_refused_with_its_folder(copy, name, damage):
     (copy / name).unlink()
     if damage is not None:

@@ -45,13 +45,31 @@ def test_groups_are_patients_and_the_published_split_is_kept(tmp_path):
     for name in names[:2]:
         write(tmp_path, name=name)
     write(tmp_path, "val", names[2])
-    rows = [f"{name}.jpg,glioma,ax,{group},0,train" for name, group in zip(names, (7, 7, 8), strict=True)]
-    (tmp_path / "groups.csv").write_text("\n".join(["image,class,plane,dup_group,figshare_index,split", *rows]))
+    rows = [f"{name}.jpg,glioma,ax,{group}" for name, group in zip(names, (7, 7, 8), strict=True)]
+    (tmp_path / "groups.csv").write_text("\n".join(["image,class,plane,dup_group", *rows]))
     assert [(study.patient_id, study.published_split) for study in find(tmp_path)] == [
         ("glioma-7", "train"),
         ("glioma-7", "train"),
         ("glioma-8", "val"),
     ]
+
+
+def test_slices_that_follow_each_other_in_the_older_set_are_one_patient(tmp_path):
+    """Numbers 4, 5, 6 are one patient; 8 is another; 9 lies on the other published side; a copy is its original's."""
+    table = {"a": (1, 4, "train"), "b": (2, 6, "train"), "c": (3, 5, "train"), "d": (4, 8, "train"), "e": (5, 9, "val")}
+    table |= {
+        "copy of a": (1, "", "train"),
+        "alone": (6, "", "train"),
+        "f": (7, 20, "train"),
+        "copy of d": (4, "", "train"),
+    }
+    for name, (_, _, split) in table.items():
+        write(tmp_path, split, name)
+    rows = [f"{name}.jpg,glioma,ax,{group},{index},{split}" for name, (group, index, split) in table.items()]
+    (tmp_path / "groups.csv").write_text("\n".join(["image,class,plane,dup_group,figshare_index,split", *rows]))
+    patients = {study.study_id: study.patient_id for study in find(tmp_path)}
+    together = [{name for name in patients if patients[name] == patient} for patient in sorted(set(patients.values()))]
+    assert sorted(map(sorted, together)) == [["a", "b", "c", "copy of a"], ["alone"], ["copy of d", "d"], ["e"], ["f"]]
 
 
 @pytest.mark.parametrize(

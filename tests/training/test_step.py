@@ -1,6 +1,7 @@
 """One step, and the angle between the tasks' gradients."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -96,6 +97,19 @@ def test_projection_takes_out_what_the_tasks_disagree_in(parts, batch, small_con
     assert not torch.allclose(encoder(plain), before, atol=1e-6)
     assert torch.allclose(encoder(network), before, atol=1e-6) is not moves
     assert torch.allclose(encoder(network), encoder(plain), atol=1e-5) is moves
+
+
+def test_nothing_is_projected_where_the_encoder_is_frozen(parts, batch, small_config):
+    pytest.importorskip("torchjd", reason="needs torchjd, of slicewise[pcgrad]")
+    fabric, network, objective, phase = parts
+    weights = phase.config.model_copy(update={"encoder_learning_rate": 0.0})
+    network.encoder.requires_grad_(False)
+    before = encoder(network)
+    learner = learner_of(
+        (fabric, network, objective, dataclasses.replace(phase, config=weights)), small_config.training, balancing="pcgrad"
+    )
+    assert all(map(math.isfinite, learner.learn(batch)))
+    assert torch.equal(encoder(network), before)
 
 
 def test_sums_are_those_of_the_steps_and_a_bad_loss_is_told(parts, batch, small_config):

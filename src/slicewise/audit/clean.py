@@ -21,7 +21,8 @@ def clean(result: Audit, survey: Survey) -> pd.DataFrame:
     """Decide on every file.
 
     Left out are files that cannot be used, all copies of a slice whose labels contradict each other, and of other groups of
-    duplicates all but the representative: the one with most pixels, then with most bytes, then the first by name.
+    duplicates all but the representative: the one with most pixels, then with most bytes, then the first by name. Of volumes
+    only those of identical bytes are duplicates.
 
     Args:
         result: The audit.
@@ -35,7 +36,11 @@ def clean(result: Audit, survey: Survey) -> pd.DataFrame:
     reasons: dict[str, str] = {}
     for group in result.copies.conflicting:
         reasons |= dict.fromkeys(group, "duplicate-across-labels")
-    for group in result.copies.groups:
+    # A volume goes as a whole, and is a copy only where its bytes are: one slice in common costs it nothing.
+    indices = survey.table.groupby("file")["slice_index"].nunique()
+    volumes = set(indices.index[indices > 1])
+    pictures = [[file for file in group if file not in volumes] for group in result.copies.groups]
+    for group in [*result.copies.exact, *pictures]:
         left = files.loc[[file for file in group if file not in reasons]].reset_index()
         left["pixels"] = left["height_px"] * left["width_px"]
         left = left.sort_values(["pixels", "file_bytes", "file"], ascending=[False, False, True])
@@ -54,7 +59,7 @@ def clean(result: Audit, survey: Survey) -> pd.DataFrame:
         ],
         ignore_index=True,
     )
-    table["reason"] = table["file"].map(reasons).fillna("")
+    table["reason"] = [reasons.get(file, "") for file in table["file"]]
     table["keep"] = table["reason"] == ""
     table["group"] = table["file"].map(result.duplicates).astype("Int64")
     table["file"] = [str(Path(file).absolute()) for file in table["file"]]

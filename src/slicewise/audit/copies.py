@@ -48,12 +48,13 @@ def find_copies(survey: Survey) -> Copies:
     )
     equal_bytes, equal_pixels = (_pairs_of_equals(table[column].iloc[usable], usable) for column in _KEYS)
     alike = np.array([(pair.first, pair.second) for pair in near], dtype=np.int64).reshape(-1, 2)
-    pairs = np.concatenate([equal_bytes, equal_pixels, alike])
+    same_slice = np.concatenate([equal_pixels, alike])
+    pairs = np.concatenate([equal_bytes, same_slice])
     return Copies(
         exact=_files_in_groups(table, equal_bytes),
         decoded=_files_in_groups(table, equal_pixels),
         groups=_files_in_groups(table, pairs),
-        conflicting=_conflicts(table, pairs),
+        conflicting=_conflicts(table, same_slice),
         near=near,
     )
 
@@ -100,7 +101,7 @@ def _files_in_groups(table: pd.DataFrame, pairs: NDArray[np.int64]) -> Groups:
 
 
 def _conflicts(table: pd.DataFrame, pairs: NDArray[np.int64]) -> Groups:
-    """Slices decide, not files: a volume holds slices of both labels."""
+    """Slices decide, not files: all slices of a volume have its bytes, and they are of both labels."""
     labels = table["label"]
     conflicting = []
     for rows in _components(pairs, len(table)):

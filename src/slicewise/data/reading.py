@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from slicewise.data.facts import bright_shares, describe_slice
 from slicewise.data.preprocess import SIDE_PX, preprocess, preprocess_mask
-from slicewise.errors import FileError
+from slicewise.errors import FileError, SlicewiseError
 from slicewise.records import Slice, Study
 from slicewise.sources import read_study
 from slicewise.sources.headers import read_header
@@ -44,6 +45,9 @@ def read_studies(
         studies: What to read.
         workers: Processes.
         excluded: Image files that are left out, with whatever is wrong about them; absolute paths.
+
+    Raises:
+        SlicewiseError: A process was killed, as for want of memory. What was read before can be kept.
     """
     if workers == 1 or len(studies) < 2:
         yield from ((study, _read(study, excluded)) for study in studies)
@@ -57,7 +61,13 @@ def read_studies(
                 study = running.pop(future)
                 for following in islice(waiting, 1):
                     running[pool.submit(_read, following, excluded)] = following
-                yield study, future.result()
+                try:
+                    yield study, future.result()
+                except BrokenProcessPool:
+                    raise SlicewiseError(
+                        f"Expected the processes that read to stay, one was ended from outside while {workers} of them read "
+                        f"{study.study_id} and others: the memory may be too small for so many. Set workers=1 and go on."
+                    ) from None
 
 
 def _read(study: Study, excluded: frozenset[Path]) -> StudySlices:

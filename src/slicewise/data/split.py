@@ -28,8 +28,8 @@ def split_patients(table: pd.DataFrame, duplicates: Duplicates, config: SplitCon
     """Divide the patients of a store.
 
     Patients who share a picture stay together (`group_patients`). Patients whom the publisher held out (``published_split``
-    *val* or *test*) go to test, and so do those of the sources that ``config`` holds out, with all who share a picture with
-    them; the others are divided by ``config``.
+    *val* or *test*) go to test, and so do those of the sources that ``config`` holds out, each with all of other sources who
+    share a picture with them; the others are divided by ``config``.
 
     Args:
         table: The store's table.
@@ -46,7 +46,7 @@ def split_patients(table: pd.DataFrame, duplicates: Duplicates, config: SplitCon
     """
     _check_held_out(config.held_out, set(table["source"]))
     patients = _patients(table, duplicates)
-    held_out = patients.groupby("group")["held_out"].agg(["min", "max"])
+    held_out = patients.groupby("group")["held_out"].agg(["min", "max"]).dropna()
     torn = held_out.index[held_out["min"] != held_out["max"]]
     if len(torn):
         names = ", ".join(patients.loc[patients["group"].isin(torn[:1]), "patient_id"].head(4))
@@ -54,6 +54,7 @@ def split_patients(table: pd.DataFrame, duplicates: Duplicates, config: SplitCon
             f"Expected the published split to keep every patient on one side, but it divides {len(torn)} patients or "
             f"groups of equal pictures, such as {names}. Move their files to one side."
         )
+    patients["held_out"] = patients["held_out"] > 0
     sides: dict[int, str] = {}
     groups = patients.groupby("group").agg(
         source=("source", "min"), tumor=("tumor", "max"), held_out=("held_out", "max"), key=("key", "min")
@@ -168,13 +169,14 @@ def group_patients(table: pd.DataFrame, duplicates: Duplicates) -> pd.DataFrame:
 
 
 def _patients(table: pd.DataFrame, duplicates: Duplicates) -> pd.DataFrame:
-    """One row a patient: what is known of it, and its group."""
+    """One row a patient: what is known of it, and its group. ``held_out`` is NaN where the publisher divides nobody."""
+    published = table["published_split"].map({"train": 0.0, "val": 1.0, "test": 1.0}).astype(float)
     patients = (
-        table.assign(tumor=table["label"].fillna(False), held_out=table["published_split"].isin(["val", "test"]))
+        table.assign(tumor=table["label"].fillna(False), held_out=published)
         .groupby(["source", "patient_id"], as_index=False)
         .agg(tumor=("tumor", "max"), held_out=("held_out", "max"), least_held_out=("held_out", "min"))
     )
-    torn = patients.loc[patients["held_out"] != patients["least_held_out"], "patient_id"]
+    torn = patients.loc[patients["held_out"] > patients["least_held_out"], "patient_id"]
     if len(torn):
         raise SplitError(
             f"Expected the published split to keep every patient on one side, but it divides {len(torn)} patients or "

@@ -102,12 +102,12 @@ class SliceStore:
                 f"Expected a slice store with store.json in {folder}, found none. Run `slicewise ingest` first."
             )
         try:
-            self.description: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+            self.description: dict[str, Any] = dict(json.loads(description.read_text(encoding="utf-8")))
             made_by = self.description.get("preprocessing")
             if made_by != PREPROCESSING:
                 raise InputError(f"Expected a store made by preprocessing {PREPROCESSING}, {folder} has {made_by}. {_AGAIN}")
             self.table: pd.DataFrame = pd.read_parquet(folder / "slices.parquet").astype(COLUMNS)
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are OSErrors and ValueErrors
+        except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's errors are OSErrors and ValueErrors
             raise InputError(
                 f"Expected store.json and slices.parquet in {folder}, could not read them: {error}. {_AGAIN}"
             ) from None

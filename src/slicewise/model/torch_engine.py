@@ -34,7 +34,7 @@ class TorchEngine:
         """``(B, 256, 256)`` through encoder and classification head."""
         images = torch.from_numpy(pixels)[:, None].to(self._device)
         maps = self.network.encoder(images.contiguous(memory_format=torch.channels_last))
-        return Encoded(self.network.classifier(maps).double().cpu().numpy(), maps)
+        return Encoded(self.network.classifier(maps).cpu().double().numpy(), maps)
 
     @torch.inference_mode()
     def decode(self, maps: list[Tensor], places: NDArray[np.int64]) -> Decoded:
@@ -43,4 +43,4 @@ class TorchEngine:
             chosen = torch.from_numpy(places).to(self._device)
             maps = [features[chosen] for features in maps]
         logits = self.network.decoder(maps)[0][:, 0].float()
-        return Decoded(torch.sigmoid(logits).cpu().numpy(), logits.amax(dim=(1, 2)).double().cpu().numpy())
+        return Decoded(torch.sigmoid(logits).cpu().numpy(), logits.amax(dim=(1, 2)).cpu().double().numpy())

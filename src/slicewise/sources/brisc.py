@@ -1,7 +1,8 @@
 """BRISC 2025: T1 slices in three planes, a PNG mask for every slice with tumor; the class and plane are in the name.
 
 ``segmentation_task/{train,val,test}/{images,masks}`` and ``classification_task/*/no_tumor``, and, where it is there,
-``groups.csv`` with the duplicate group of each picture (``image``, ``class``, ``dup_group``).
+``groups.csv`` with what is known of a picture's patient: its duplicate group, and its number in the older figshare set
+(``image``, ``class``, ``dup_group``, ``figshare_index``, ``split``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from slicewise.config import SourceConfig
 from slicewise.errors import InputError, LabelError
@@ -25,7 +28,7 @@ _PLANES = {"ax": "axial", "co": "coronal", "sa": "sagittal"}
 
 
 def find_studies(source: str, config: SourceConfig) -> list[Study]:
-    """One study a picture; pictures of one duplicate group are one patient.
+    """One study a picture; pictures of one duplicate group, or with consecutive numbers, are one patient.
 
     Raises:
         InputError: The folder is missing, empty or of another layout.
@@ -103,8 +106,36 @@ def _study(source: str, file: Path, files: tuple[Path, ...], published: str, gro
 
 
 def _read_groups(file: Path) -> dict[str, str]:
-    """Patient by file name: class and duplicate group."""
+    """Patient by file name, as far as can be known: pictures of one duplicate group, and those that follow each other in the
+    older set, in which a patient's slices stand together. Neighbors there may be two patients; parted they must not be.
+    """
     if not file.is_file():
         return {}
     with file.open(newline="", encoding="utf-8") as stream:
-        return {row["image"]: f"{row['class']}-{row['dup_group']}" for row in csv.DictReader(stream)}
+        rows = list(csv.DictReader(stream))
+    groups = [f"{row['class']}-{row['dup_group']}" for row in rows]
+    sequels = _number_sequels(rows)
+    # A picture ties its group to its sequel; what is tied, however far around, is one patient.
+    nodes = {name: node for node, name in enumerate(sorted({*groups, *sequels.values()}))}
+    ties = np.array([(nodes[groups[place]], nodes[sequel]) for place, sequel in sequels.items()], dtype=int).reshape(-1, 2)
+    matrix = coo_array((np.ones(len(ties)), (ties[:, 0], ties[:, 1])), shape=(len(nodes), len(nodes)))
+    _, patients = connected_components(matrix, directed=False)
+    names = dict(zip(patients[::-1], sorted(nodes, reverse=True), strict=True))  # the first in order names the patient
+    return {row["image"]: names[patients[nodes[group]]] for row, group in zip(rows, groups, strict=True)}
+
+
+def _number_sequels(rows: list[dict[str, str]]) -> dict[int, str]:
+    """By row: which run of consecutive ``figshare_index`` of its class and side it is in, where it has such a number."""
+    numbered = sorted(
+        (row["class"], row.get("split") or "", int(float(row["figshare_index"])), place)
+        for place, row in enumerate(rows)
+        if row.get("figshare_index")
+    )
+    sequels: dict[int, str] = {}
+    before: tuple[str, str, int] | None = None
+    name = ""
+    for kind, side, number, place in numbered:
+        if before is None or before[:2] != (kind, side) or number - before[2] > 1:
+            name = f"{kind}-from-{number}"
+        sequels[place], before = name, (kind, side, number)
+    return sequels

@@ -56,7 +56,8 @@ class Learner:
         self._network, self._optimizer = fabric.setup(_compiled(network, fabric) if settings.compile else network, optimizer)
         distills = phase.config.distillation_weight > 0
         self._teacher = teacher.folded().to(fabric.device) if teacher is not None and distills else None
-        self._projection: Any = _pcgrad() if settings.balancing == "pcgrad" and phase.segments and phase.classifies else None
+        shares = phase.segments and phase.classifies and "encoder" in phase.trained_parts
+        self._projection: Any = _pcgrad() if settings.balancing == "pcgrad" and shares else None
         # Not every accelerator has float64.
         precise = fabric.device.type in ("cpu", "cuda")
         self.sums = torch.zeros(3, dtype=torch.float64 if precise else torch.float32, device=fabric.device)
