@@ -3,7 +3,8 @@
 python benchmarks/candidates.py RUN CHECKPOINT [CHECKPOINT ...] [--json FILE]
 
 Masks are the predictor's: empty where the answer is "no tumor". Sensitivity and specificity are those at a checkpoint's own
-threshold.
+threshold. ``missed`` counts the slices with an outlined tumor of which the mask hits nothing: because the answer was "no
+tumor", because the decoder marked nothing, and because it marked another place.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from machine import Figure, run_benchmark
 
 from slicewise.console import Display
@@ -30,8 +32,8 @@ def main(arguments: argparse.Namespace) -> dict[str, Figure]:
     store, sides = run.store(), run.sides()
     targets = find_targets(store.table, run.sources())
     rows = np.flatnonzero((sides == "val").to_numpy() & (targets.mask_known | targets.label_known))
-    print(f"| checkpoint | slices | {' | '.join(name.replace('_', ' ') for name in SHOWN)} | n |")
-    print("|---" * (len(SHOWN) + 3) + "|")
+    print(f"| checkpoint | slices | {' | '.join(name.replace('_', ' ') for name in SHOWN)} | missed | n |")
+    print("|---" * (len(SHOWN) + 4) + "|")
     figures: dict[str, Figure] = {}
     for path in arguments.checkpoints:
         predictor = Predictor.from_checkpoint(path, engine="torch")
@@ -42,13 +44,21 @@ def main(arguments: argparse.Namespace) -> dict[str, Figure]:
             cells = ["" if np.isnan(value) else f"{value:.3f}" for value in values]
             patients = group["patient_id"].nunique()
             name = f"{source} {sequence}"
-            print(f"| {path} | {name} | {' | '.join(cells)} | {len(group)} slices, {patients} patients |", flush=True)
+            n = f"{len(group)} slices, {patients} patients"
+            print(f"| {path} | {name} | {' | '.join(cells)} | {count_missed(group)} | {n} |", flush=True)
             figures |= {
                 f"{path}: {name}: {figure}": Figure(value, "", patients)
                 for figure, value in zip(SHOWN, values, strict=True)
                 if not np.isnan(value)
             }
     return figures
+
+
+def count_missed(cases: pd.DataFrame) -> str:
+    """By reason."""
+    missed = cases[(cases["mask_state"] == "present") & (cases["tp"] == 0)]
+    emptied, unmarked = ~missed["is_tumor"].astype(bool), missed["decoder_area_px"] == 0
+    return f"{emptied.sum()} + {(~emptied & unmarked).sum()} + {(~emptied & ~unmarked).sum()}"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
