@@ -370,8 +370,7 @@ class Config(_Section):
             raise ValueError("give either sources or phantom, not both and not neither")
         joint = self.phases.joint
         if self.training.single_task and not (
-            self.phases.segmentation.encoder_learning_rate
-            and (joint.encoder_learning_rate or joint.decoder_learning_rate)
+            self.phases.segmentation.encoder_learning_rate and (joint.encoder_learning_rate or joint.decoder_learning_rate)
         ):
             raise ValueError(
                 "training.single_task needs phases.segmentation.encoder_learning_rate above 0 and a joint phase that "

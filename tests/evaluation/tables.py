@@ -33,27 +33,28 @@ PUBLISHED = decided(False, False, 11) + decided(False, True, 10) + decided(True,
 
 
 def random_cases(seed, patients=8, models=("m",), sources=("a", "b")):
-    """Patients of one to five slices, some with masks; every model sees all of them."""
+    """Patients of one to five slices, two in three with masks, of these the first slice with tumor; every model sees all."""
     random, rows = np.random.default_rng(seed), []
     for number in range(patients):
         for place in range(random.integers(1, 6)):
-            label = bool(random.random() < 0.6)
+            scored = number % 3 > 0
+            label = bool(random.random() < 0.6) or (scored and not place)
             row = {"patient_id": f"p{number}", "source": sources[number % len(sources)], "label": label}
             row |= {"slice_id": f"{number}/{place}", "study_id": f"s{number}", "slice_index": place}
             row |= {"slice_position": place / 5, "plane": ["axial", "coronal"][number % 2]}
             for model in models:
                 answer = random.integers(0, 21) / 20
-                counts = random.integers(0, 9, 3) * (1, 1, label) * (label, random.random() < 0.5, 1)
-                scored = {"counts": tuple(int(count) for count in counts)} if number % 3 else {}
-                rows.append(row | scored | {"model": model, "probability": answer, "is_tumor": answer >= 0.5})
+                counts = random.integers(0, 9, 3) * (1, 1, label) * (label, random.random() < 0.5, 1) + (0, 0, label)
+                masks = {"counts": tuple(int(count) for count in counts)} if scored else {}
+                rows.append(row | masks | {"model": model, "probability": answer, "is_tumor": answer >= 0.5})
     cases = make_table(rows)
     drawn = cases["predicted_area_px"].astype(float) * random.integers(0, 2, len(cases))
     return cases.assign(
         raw_probability=cases["probability"] ** 0.7,
         uncertainty=random.random(len(cases)),
         decoder_area_px=drawn.astype("Int64"),
-        hausdorff95=random.gamma(2, 2, len(cases)),
-        surface_dice=random.random(len(cases)),
+        hausdorff95=np.where(cases["tp"].notna(), random.gamma(2, 2, len(cases)), np.nan),
+        surface_dice=np.where(cases["tp"].notna(), random.random(len(cases)), np.nan),
         distance_unit=pd.array(random.choice(["mm", "px"], len(cases)), "string"),
     )
 

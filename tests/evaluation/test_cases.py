@@ -12,6 +12,7 @@ from slicewise.evaluation.cases import (
     FROM_STORE,
     VOLUME_COLUMNS,
     VOLUME_KEYS,
+    are_outlined,
     make_cases,
     make_volumes,
     pixel_counts,
@@ -138,7 +139,7 @@ def test_spacing_becomes_that_of_the_grid(table):
 
 def test_volumes_by_hand():
     same = {"patient_id": "p", "spacing_row_mm": 0.5, "spacing_column_mm": 2.0, "spacing_slice_mm": 4.0}
-    cases = [same | {"counts": (8, 0, 2)}, same | {"counts": (0, 4, 0)}, same, {"counts": (5, 5, 5), "patient_id": "q"}]
+    cases = [same | {"counts": (8, 0, 2)}, same | {"counts": (0, 4, 0)}, {"counts": (5, 5, 5), "patient_id": "q"}]
     volumes = make_volumes(make_table([*cases, {"counts": (0, 0, 0)}]))
     assert {name: str(kind) for name, kind in volumes.dtypes.items()} == {n: kind for n, (kind, _) in VOLUME_COLUMNS.items()}
     assert volumes["patient_id"].tolist() == ["p", "q"]
@@ -147,6 +148,24 @@ def test_volumes_by_hand():
     assert volumes["predicted_ml"].tolist()[0] == pytest.approx(12 * 4 / 1000)
     assert volumes["reference_ml"].tolist()[0] == pytest.approx(10 * 4 / 1000)
     assert volumes[["predicted_ml", "reference_ml"]].isna().all(axis=1).tolist() == [False, True]
+
+
+def test_a_scan_with_an_unknown_mask_is_no_volume():
+    """Of p one slice is not outlined; of q all are, and it is free: its false pixel makes a volume."""
+    p, q = ({"patient_id": patient, "study_id": patient} for patient in "pq")
+    cases = make_table([p | {"counts": (8, 0, 2)}, p, q | {"counts": (0, 1, 0)}, q | {"counts": (0, 0, 0)}])
+    volumes = make_volumes(cases)
+    assert volumes[["patient_id", "n_slices", "tp", "fp", "fn"]].to_numpy().tolist() == [["q", 2, 0, 1, 0]]
+
+
+def test_tumors_are_outlined_by_side_source_and_sequence():
+    outlined = {"counts": (3, 0, 0)}
+    rows = [outlined, {"counts": (0, 2, 0)}, {"counts": (0, 2, 0), "sequence": "t1"}, {"sequence": "t1", "label": True}]
+    rows += [{"counts": (0, 2, 0), "split": "val"}, outlined | {"sequence": None}, {"source": "b"}]
+    cases = make_table(rows)
+    assert are_outlined(cases).tolist() == [True, True, False, False, False, True, False]
+    assert make_volumes(cases)["patient_id"].tolist() == ["p0", "p1", "p5"]
+    assert are_outlined(cases.head(0)).empty
 
 
 def test_distances_join_their_own_scan():

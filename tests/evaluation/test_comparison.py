@@ -65,22 +65,56 @@ def test_a_model_that_is_right_beats_the_constant_answer():
 
 
 def test_slices_of_few_patients_do_not_beat_it_however_many():
-    """By McNemar on slices it is beaten; of four patients the resamples are not so sure."""
+    """By McNemar on slices, p < 0.01, it would be beaten; of four patients the resamples are not so sure."""
     rows = [case | {"patient_id": "p0"} for case in decided(False, False, 30) + decided(True, True, 20)]
     for number in range(1, 4):
         rows += [case | {"patient_id": f"p{number}"} for case in decided(True, False, 4) + decided(True, True, 10)]
     models, resampling = assess(make_table(rows))
     constant = constant_answer(models["a"], resampling)
     assert constant["difference"] > 0
-    assert constant["p_value"] < 0.05
+    assert (constant["only_model_right"], constant["only_baseline_right"]) == (30, 12)
+    assert binomtest(30, 42).pvalue < 0.01
+    assert math.isnan(constant["p_value"])
     assert constant["low"] <= 0
     assert constant["beaten"] is False
+
+
+def test_slices_of_many_patients_beat_it_without_a_p_value():
+    """Slices share patients: McNemar's test is not for them, the bootstrap is."""
+    rows = []
+    for number in range(30):
+        answers = decided(False, False, 2) + decided(True, number % 3 > 0, 1 + number % 2)
+        rows += [case | {"patient_id": f"p{number}"} for case in answers]
+    models, resampling = assess(make_table(rows))
+    constant = constant_answer(models["a"], resampling)
+    assert math.isnan(constant["p_value"])
+    assert constant["low"] > 0
+    assert constant["beaten"] is True
+
+
+def test_one_patient_decides_nothing():
+    rows = [case | {"patient_id": "p"} for case in decided(False, False, 30) + decided(True, True, 20)]
+    models, resampling = assess(make_table(rows))
+    constant = constant_answer(models["a"], resampling)
+    assert constant["difference"] == pytest.approx(0.4)
+    assert all(math.isnan(constant[name]) for name in ("low", "high", "p_value"))
+    assert constant["beaten"] is False
+    models, resampling = assess(outlined([0.5], model="a", shift=0.1), outlined([0.5], model="b"))
+    (entry,) = compare_models(models, "a", resampling, 0.01, 0.95)
+    assert entry["differences"]["volume_dice"]["value"] == pytest.approx(0.1)
+    for difference in entry["differences"].values():
+        assert math.isnan(difference["low"])
+        assert math.isnan(difference["high"])
+    assert math.isnan(entry["noninferiority"]["low"])
+    assert entry["noninferiority"]["shown"] is False
 
 
 def test_a_constant_answer_is_beaten_by_nobody_who_gives_it():
     models, resampling = assess(make_table(decided(True, True, 9) + decided(False, True, 3)))
     constant = constant_answer(models["a"], resampling)
-    assert (constant["difference"], constant["low"], constant["high"], constant["p_value"]) == (0, 0, 0, 1)
+    assert (constant["difference"], constant["p_value"]) == (0, 1)
+    assert math.isnan(constant["low"])
+    assert math.isnan(constant["high"])
     assert constant["beaten"] is False
 
 
@@ -96,9 +130,7 @@ def test_a_pair_by_hand():
     (entry,) = compare_models(models, "a", resampling, 0.01, 0.95)
     assert (entry["model"], entry["against"], entry["refused"]) == ("a", "b", None)
     tests = {test["test"]: test for test in entry["tests"]}
-    assert list(tests) == ["McNemar, exact", "DeLong, clustered", "Wilcoxon, signed ranks"]
-    assert tests["McNemar, exact"]["p_value"] == pytest.approx(binomtest(6, 7).pvalue)
-    assert tests["McNemar, exact"]["effect_size"] == pytest.approx(6 / 7 - 0.5)
+    assert list(tests) == ["DeLong, clustered", "Wilcoxon, signed ranks"]
     label = ours["label"].to_numpy(bool)
     areas = delong(label, ours["probability"].to_numpy(), theirs["probability"].to_numpy(), ours["patient_id"].to_numpy())
     assert tests["DeLong, clustered"]["p_value"] == pytest.approx(areas.p_value)
@@ -114,9 +146,28 @@ def test_a_pair_by_hand():
     assert (accuracy["low"], accuracy["high"]) == percentile_interval(resampled, 0.95)
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+def test_answers_are_compared_by_mcnemar_where_each_slice_is_a_patient(slices):
+    ours = [case | {"model": "a"} for case in decided(True, True, 9) + decided(True, False, 1) + decided(False, False, 2)]
+    theirs = [case | {"model": "b"} for case in decided(True, True, 3) + decided(True, False, 7) + decided(False, False, 2)]
+    patients = [{"patient_id": f"p{number // slices}"} for number in range(12)]
+    tables = (make_table([row | patient for row, patient in zip(rows, patients, strict=True)]) for rows in (ours, theirs))
+    models, resampling = assess(*tables)
+    (entry,) = compare_models(models, "a", resampling, 0.01, 0.95)
+    found = [test for test in entry["tests"] if test["test"] == "McNemar, exact"]
+    assert entry["refused"] is None
+    assert entry["differences"]["accuracy"]["value"] == pytest.approx(0.5)
+    if slices == 1:
+        (test,) = found
+        assert test["p_value"] == pytest.approx(binomtest(6, 6).pvalue)
+        assert (test["effect_size"], test["n_slices"], test["n_patients"]) == (0.5, 12, 12)
+    else:
+        assert found == []
+
+
 def test_differences_are_paired():
-    """Patients vary by half a Dice, the models by 0.05 in each: unpaired, the interval would be as wide as the patients."""
-    models, resampling = assess(outlined(DICE, model="a", shift=0.05), outlined(DICE, model="b"))
+    """Patients vary by half a Dice, the models by 0.05 or 0.06: unpaired, the interval would be as wide as the patients."""
+    models, resampling = assess(outlined(DICE + np.resize([0.05, 0.06], 12), model="a"), outlined(DICE, model="b"))
     (entry,) = compare_models(models, "a", resampling, 0.01, 0.95)
     difference = entry["differences"]["volume_dice"]
     assert difference["high"] - difference["low"] < 0.01
@@ -144,7 +195,7 @@ def test_all_tests_of_all_pairs_are_adjusted_together():
     entries = compare_models(models, "a", resampling, 0.01, 0.95)
     tests = [test for entry in entries for test in entry["tests"]]
     assert [entry["against"] for entry in entries] == ["b", "c"]
-    assert len(tests) == 6
+    assert len(tests) == 4
     adjusted = holm(np.array([test["p_value"] for test in tests]))
     assert [test["p_adjusted"] for test in tests] == pytest.approx(adjusted, nan_ok=True)
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,3 +118,12 @@ def test_progress_is_told(small_store):
         Stub(), small_store, targets, np.arange(3), model="m", split="test", progress=lambda *numbers: told.append(numbers)
     )
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_slices_are_compared_where_their_scan_is_no_volume(small_store):
+    """One mask of p0 is not known: the outlined slice has distances, the scan has none."""
+    targets = find_targets(small_store.table, SOURCES)
+    targets = replace(targets, mask_known=targets.mask_known & (np.arange(len(small_store)) != 1))
+    cases, volumes = evaluate(Stub(), small_store, targets, np.arange(4), model="m", split="test")
+    assert cases["surface_dice"].notna().tolist() == [True, False, True, False]
+    assert volumes["patient_id"].tolist() == ["p1"]

@@ -13,13 +13,19 @@ from slicewise.model.description import Description
 def describe(**changes):
     facts = {"name": "joint", "tasks": ("segmentation", "classification"), "architecture": ModelConfig()}
     facts |= {"preprocessing": PREPROCESSING, "threshold": 0.4, "temperature": 1.5, "mask_threshold": 0.5, "parameters": 12}
-    facts |= {"data_fingerprint": "", "patients": {}, "metrics": {}, "history": [{}, {}], "gate": {"kept": "joint"}}
-    return Description(**facts | {"provenance": {"duration_s": 3.5}, "weights_sha256": f"{'abc':0<64}"} | changes)
+    facts |= {"data_fingerprint": "f" * 64, "patients": {}, "metrics": {}, "history": [{}, {}], "gate": {"kept": "joint"}}
+    return Description(
+        **facts | {"provenance": {"duration_s": 3.5, "starts_from": None}, "weights_sha256": f"{'abc':0<64}"} | changes
+    )
 
 
 def test_facts_of_a_model_are_those_of_its_checkpoint():
     expected = {"model_id": "abc000000000", "threshold": 0.4, "temperature": 1.5, "parameters": 12}
-    assert ModelFacts.of(describe()).model_dump() == expected | {"epochs": 2, "duration_s": 3.5, "gate": {"kept": "joint"}}
+    expected |= {"epochs": 2, "duration_s": 3.5, "gate": {"kept": "joint"}}
+    expected |= {"data_fingerprint": "f" * 64, "starts_from": ()}
+    assert ModelFacts.of(describe()).model_dump() == expected
+    averaged = {"duration_s": 3.5, "starts_from": f"{'1' * 64} + {'2' * 64}"}
+    assert ModelFacts.of(describe(provenance=averaged)).starts_from == ("1" * 12, "2" * 12)
 
 
 def test_data_is_counted_by_source_and_side():

@@ -88,7 +88,7 @@ def test_published_counts_have_wilson_intervals():
 
 def test_several_slices_of_a_patient_are_no_wilson_interval():
     cases = make_table(
-        [{"label": True, "is_tumor": n % 3 > 0, "probability": n / 60, "patient_id": f"p{n // 3}"} for n in range(30)]
+        [{"label": True, "is_tumor": n % 4 > 0, "probability": n / 60, "patient_id": f"p{n // 3}"} for n in range(30)]
     )
     accuracy = estimate(cases)["accuracy"]
     assert accuracy.method == "bootstrap"
@@ -111,6 +111,39 @@ def test_one_patient_or_none_has_no_interval(cases):
         assert math.isnan(one.high), name
         assert one.method is None, name
         assert len(one.resampled) == 60
+
+
+def test_a_figure_that_no_resample_changes_has_no_interval():
+    """Four patients whose slices are all ranked rightly, and whose masks are all alike: nothing shows that others are."""
+    rows = [{"patient_id": f"p{n // 2}", "label": n % 2 == 0, "probability": 0.9 - n % 2 * 0.5} for n in range(8)]
+    found = estimate(make_table([row | {"counts": (7, 2, 1) if row["label"] else (0, 0, 0)} for row in rows]))
+    for name, value in (("roc_auc", 1.0), ("slice_dice", 14 / 17), ("volume_dice", 14 / 17)):
+        assert found[name].figure.value == pytest.approx(value)
+        assert found[name].figure.n_patients == 4
+        assert (math.isnan(found[name].low), math.isnan(found[name].high), found[name].method) == (True, True, None)
+    assert found["accuracy"].method is None  # half of each patient's slices is right, whoever is drawn
+    assert found["sensitivity"].method == "wilson"
+
+
+def test_patients_who_share_copies_are_counted_once():
+    """Three patients, two of whom are one; two who are one have no interval, however many slices they have."""
+    rows = [
+        {"patient_id": f"p{n}", "label": True, "is_tumor": True, "duplicate_group": 1 if n < 2 else None} for n in range(3)
+    ]
+    sensitivity = estimate(make_table(rows))["sensitivity"]
+    assert (sensitivity.low, sensitivity.high) == wilson_interval(2, 2, 0.95)
+    assert estimate(make_table(rows[:2]))["sensitivity"].method is None
+
+
+def test_the_lower_bound_is_that_of_the_same_percentiles_and_needs_two_patients():
+    cases = make_table([{"patient_id": f"p{n}"} for n in range(5)])
+    resampling, resampled = Resampling(cases, FEW), np.arange(101.0)
+    assert resampling.lower_bound(resampled, cases, 0.9) == pytest.approx(10)
+    assert resampling.interval(resampled, cases) == pytest.approx((2.5, 97.5))
+    assert resampling.lower_bound(np.full(9, -0.04), cases, 0.95) == -0.04
+    assert math.isnan(resampling.lower_bound(resampled, cases.head(1), 0.9))
+    assert all(map(math.isnan, resampling.interval(resampled, cases.head(1))))
+    assert all(map(math.isnan, resampling.interval(np.full(9, 1.0), cases)))
 
 
 def test_json_has_value_interval_and_what_stands_behind():

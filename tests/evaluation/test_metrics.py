@@ -2,6 +2,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -156,6 +157,20 @@ def test_a_source_that_outlines_no_tumor_has_no_volumes_but_false_masks():
     figures = measure(make_table(cases + pictures))
     assert figures["volume_dice"] == (0.75, 1, 1)
     assert figures["false_mask_rate"] == (pytest.approx(1 / 3), 3, 3)
+
+
+def test_slices_of_a_sequence_without_outlines_are_no_dice_of_0():
+    """T1 slices of a source that outlines on FLAIR: its tumors are not known, and false pixels on its free slices are."""
+    t1 = {"sequence": "t1", "patient_id": "p", "study_id": "p"}
+    pictures = [t1 | {"label": True}, t1 | {"counts": (0, 1, 0), "label": False, "is_tumor": False}]
+    cases = make_table([{"counts": (3, 1, 1)}, *pictures])
+    cases = cases.assign(surface_dice=[0.9, math.nan, 0.0], distance_unit=pd.array(["px", None, "px"], "string"))
+    figures = measure(cases)
+    assert figures["slice_dice"] == figures["volume_dice"] == (0.75, 1, 1)
+    assert figures["slice_surface_dice_px"] == (0.9, 1, 1)
+    assert figures["false_mask_rate"] == (1.0, 1, 1)
+    assert figures["both_right_rate"] == (0.0, 1, 1)  # the false pixel is wrong all the same
+    assert dice_by_patient(cases).to_dict() == {("a", "p0"): 0.75}
 
 
 def test_slice_and_volume_dice_are_two_things():

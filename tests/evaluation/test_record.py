@@ -9,7 +9,7 @@ from slicewise.evaluation.cases import make_volumes
 from slicewise.evaluation.facts import Facts, ModelFacts
 from slicewise.evaluation.patients import make_patients
 from slicewise.evaluation.record import Record
-from slicewise.evaluation.results import summarize
+from slicewise.evaluation.results import choose_main, summarize
 
 from .tables import random_cases
 
@@ -42,7 +42,9 @@ def record():
 def test_what_is_read_is_what_was_written_and_gives_equal_results(record, tmp_path):
     record.write(tmp_path)
     found = Record.read(tmp_path / "cases.parquet")
-    pd.testing.assert_frame_equal(found.cases, record.cases)
+    keys = ["model", "patient_id", "slice_id"]
+    found_cases, cases = (one.cases.sort_values(keys, ignore_index=True) for one in (found, record))
+    pd.testing.assert_frame_equal(found_cases, cases)
     pd.testing.assert_frame_equal(found.volumes, record.volumes)
     assert found.facts == record.facts
     assert json.dumps(summarize(*found)) == json.dumps(summarize(*record))
@@ -62,6 +64,20 @@ def test_the_csv_holds_what_the_parquet_does_to_the_last_bit(record, tmp_path):
     record.write(tmp_path)
     found, other = Record.read(tmp_path / "cases.csv"), Record.read(tmp_path / "cases.parquet")
     pd.testing.assert_frame_equal(found.cases, other.cases, check_exact=True)
+
+
+@pytest.mark.parametrize("models", [("joint", "segmentation", "theirs"), ("theirs", "segmentation", "others")])
+def test_the_order_of_rows_is_not_read_but_for_the_first_model(tmp_path, models):
+    cases = random_cases(1, models=models)
+    first = cases[cases["model"] == models[0]].head(1)
+    found = []
+    for seed in range(3):
+        shuffled = pd.concat([first, cases.drop(index=first.index).sample(frac=1, random_state=seed)])
+        shuffled.to_csv(tmp_path / "cases.csv", index=False)
+        found.append(Record.read(tmp_path / "cases.csv").cases)
+    pd.testing.assert_frame_equal(found[0], found[1])
+    pd.testing.assert_frame_equal(found[0], found[2])
+    assert choose_main(found[0]) == models[0]
 
 
 def test_a_table_that_comes_alone_has_default_facts_and_its_scans_added_up(record, tmp_path):

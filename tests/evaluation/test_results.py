@@ -164,9 +164,19 @@ def test_explanations_are_compared_with_the_brains_center():
     assert (found["n_slices"], found["n_patients"]) == (8, 4)
     assert found["cam"]["pointing"]["value"] == pytest.approx(0.75)
     assert found["cam"]["pointing"]["low"] < 0.75 < found["cam"]["pointing"]["high"]
-    above = found["above_center"]["iou"]  # paired: it is the same in every slice
-    assert (above["value"], above["low"], above["high"]) == pytest.approx((0.5, 0.5, 0.5))
+    above = found["above_center"]["iou"]  # paired: it is the same in every slice, of which no resample can tell more
+    assert above == {"value": pytest.approx(0.5), "low": None, "high": None}
     assert found["randomized_similarity"] == pytest.approx(0.05)
+
+
+def test_explanations_of_one_patient_have_no_interval():
+    cases = make_table([{"label": True, "patient_id": "p", "counts": (1, 0, 0)}] * 4)
+    for name, value in (("cam", 0.8), ("center", 0.3), ("randomized", 0.1)):
+        for score in ("pointing", "mass_in_mask", "iou"):
+            cases[f"{name}_{score}"] = value + np.arange(4) / 100
+    found = results_of(cases.assign(slice_id=list("abcd")).astype({"slice_id": "string"}))["explanations"]
+    assert found["above_center"]["pointing"] == {"value": pytest.approx(0.5), "low": None, "high": None}
+    assert found["cam"]["pointing"]["low"] is None
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -203,6 +213,21 @@ def test_tables_that_say_little_are_said_to(cases):
     assert results["test"]["accuracy"]["value"] is None
 
 
+def test_the_confidence_asked_for_is_that_of_every_interval():
+    cases = random_cases(2)
+    narrow, wide = (
+        results_of(cases, Facts(evaluation=EvaluationConfig(resamples=1000, confidence=level))) for level in (0.8, 0.95)
+    )
+    label = cases["label"].to_numpy(bool)
+    bins = reliability(cases["probability"].to_numpy(float), label, confidence=0.8).to_dict("records")
+    assert [entry["share_low"] for entry in narrow["calibration"]["after"]["bins"]] == [
+        None if math.isnan(entry["share_low"]) else entry["share_low"] for entry in bins
+    ]
+    for part in ("bias", "upper_limit"):
+        assert narrow["tumor_volume"][part]["value"] == wide["tumor_volume"][part]["value"]
+        assert narrow["tumor_volume"][part]["high"] < wide["tumor_volume"][part]["high"]
+
+
 def test_several_sources_are_compared_with_their_frequencies():
     cases = [{"source": "x", "label": number < 9} for number in range(10)] + [
         {"source": "y", "label": number < 1} for number in range(10)
@@ -213,6 +238,19 @@ def test_several_sources_are_compared_with_their_frequencies():
     assert {test["metric"] for test in entry["tests"]} == {"accuracy", "roc_auc"}
     one_source = [change | {"source": "x"} for change in cases]
     assert results_of(one_source)["comparisons"] == []
+
+
+def test_frequencies_are_those_of_the_main_models_slices():
+    """The table's first model is not the first by name, and the other's labels are all the same."""
+    cases = [
+        {"model": "z", "source": source, "label": number < tumors, "slice_id": f"{source}{number}"}
+        for source, tumors in (("x", 9), ("y", 1))
+        for number in range(10)
+    ]
+    results = results_of(cases + [change | {"model": "a", "label": True} for change in cases])
+    (entry,) = [entry for entry in results["comparisons"] if entry["against"] == "source_only"]
+    assert results["model"] == "z"
+    assert entry["differences"]["accuracy"]["value"] == pytest.approx(10 / 20 - 18 / 20)
 
 
 def test_the_main_model_is_the_joint_one_or_the_first():

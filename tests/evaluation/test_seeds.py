@@ -40,6 +40,12 @@ def case(model, patient, number=0, *, split="test", dice=None, label=True, proba
     return row
 
 
+def free(model, patient, false_pixels):
+    """A slice without tumor."""
+    row = case(model, patient, label=False, probability=0.1)
+    return row | {"mask_state": "empty", "tp": 0, "fp": false_pixels, "fn": 0, "tn": 100 - false_pixels}
+
+
 def record(rows, model_id=None, margin=0.05):
     cases = pd.DataFrame(rows, columns=list(CASE_COLUMNS)).astype({name: kind for name, (kind, _) in CASE_COLUMNS.items()})
     described = {}
@@ -95,7 +101,7 @@ def test_a_patient_of_several_runs_is_one_patient(records):
     assert (entry["model"], entry["against"]) == ("joint", "segmentation_only")
     dice = entry["volume_dice"]
     assert dice["value"] == pytest.approx((0.2 + 0.4) / 2)
-    assert (dice["n_patients"], dice["n_left_out"], dice["n_runs"]) == (2, 0, 2)
+    assert (dice["n_patients"], dice["n_runs"]) == (2, 2)
     # Of two patients a resample has one twice or both: the ends are the two themselves.
     assert (dice["low"], dice["high"]) == (pytest.approx(0.2), pytest.approx(0.4))
     assert dice["p_value"] == dice["p_adjusted"] == 0.5  # both ahead: two of the four signs are as extreme
@@ -113,14 +119,27 @@ def test_not_inferior_where_the_worst_case_is_within_the_margin_of_the_first_run
     assert ("of it is shown: " if shown else "of it is not shown: ") in tabulate_runs(comparison)
 
 
-def test_whom_only_one_model_has_a_dice_of_is_left_out_and_counted(records):
-    rows = [case("joint", "p1", dice=0.6), case("segmentation_only", "p1", dice=0.3), case("joint", "p3")]
-    outside = case("segmentation_only", "p3", dice=0.0)
-    records["b"] = record([*rows, outside])
-    comparison = compare_runs(records)
-    dice = comparison["comparisons"][0]["volume_dice"]
-    assert (dice["value"], dice["n_patients"], dice["n_left_out"]) == (pytest.approx(0.3), 2, 1)
-    assert "1 patient left out, of whom only one of the two has a Dice." in tabulate_runs(comparison)
+def test_a_false_mask_of_one_model_counts_as_0_against_the_others_1(records):
+    """p1 differs by the mean of 0.1 and 0.3, p2 by 0.4, and p3, in whom only the joint model draws something, by -1."""
+    rows = [case("joint", "p1", dice=0.6), case("segmentation_only", "p1", dice=0.3)]
+    records["b"] = record([*rows, free("joint", "p3", 7), free("segmentation_only", "p3", 0)])
+    dice = compare_runs(records)["comparisons"][0]["volume_dice"]
+    assert (dice["value"], dice["n_patients"]) == (pytest.approx((0.2 + 0.4 - 1) / 3), 3)
+    assert "n_left_out" not in dice
+
+
+def test_a_run_whose_models_did_not_see_the_same_slices_is_not_paired(records):
+    rows = [case("joint", "p1", dice=0.6), case("segmentation_only", "p1", dice=0.3)]
+    records["b"] = record([*rows, case("joint", "p3"), case("segmentation_only", "p3", dice=0.0)])
+    dice = compare_runs(records)["comparisons"][0]["volume_dice"]
+    assert (dice["value"], dice["n_patients"], dice["n_runs"]) == (pytest.approx((0.1 + 0.4) / 2), 2, 1)
+
+
+def test_one_patient_shows_nothing(records):
+    one = {name: run({"p1": 0.8}, {"p1": 0.8 - number / 10}) for number, name in enumerate("ab")}
+    [entry] = compare_runs(one)["comparisons"]
+    assert (entry["volume_dice"]["low"], entry["volume_dice"]["high"]) == (None, None)
+    assert (entry["noninferiority"]["low"], entry["noninferiority"]["shown"]) == (None, False)
 
 
 def test_copies_tie_patients_together_within_a_run_but_not_across():

@@ -87,6 +87,19 @@ def test_dice_is_compared_before_accuracy_where_both_groups_have_it():
     assert worst == [{"dimension": "source", "name": "b", "metric": "slice_dice", "best": "a"}]
 
 
+def test_a_figure_of_few_patients_of_a_large_group_is_not_ranked():
+    """Of twelve patients of c one has an outlined tumor: its Dice of 0 is no reason to call c the worst, its accuracy is."""
+    cases = [{"source": source, "counts": (9, 1, 1), "label": True} for source in "ab" for _ in range(10)]
+    cases += [{"source": "c", "counts": (0, 0, 9), "label": True}]
+    cases += [{"source": "c", "label": True, "is_tumor": False} for _ in range(11)]
+    cases[0] |= {"counts": (1, 9, 9)}
+    groups = [group.to_json() for group in groups_of(cases) if group.dimension == "source"]
+    assert name_worst(groups) == [{"dimension": "source", "name": "a", "metric": "slice_dice", "best": "b"}]
+    without_masks = [{name: value for name, value in case.items() if name != "counts"} for case in cases]
+    worst = name_worst([group.to_json() for group in groups_of(without_masks) if group.dimension == "source"])
+    assert [(entry["name"], entry["metric"]) for entry in worst] == [("c", "accuracy")]
+
+
 def test_json_has_all_shown_figures_with_intervals():
     plain = groups_of(sourced("x", 4, 1) + sourced("y", 6, 6))[0].to_json()
     assert list(plain) == ["dimension", "name", "n_slices", "n_patients", "figures"]

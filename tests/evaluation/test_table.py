@@ -169,6 +169,10 @@ def test_scans_are_read_or_added_up(tmp_path):
     found = read_volumes(tmp_path / "volumes.parquet", cases)
     pd.testing.assert_frame_equal(found, measured)
     assert list(found) == list(VOLUME_COLUMNS)
+    # As an earlier version wrote it: a scan that is none, and counts of slices whose masks are known alone.
+    stranger = measured.head(1).assign(study_id="not in the table of cases")
+    pd.concat([measured.assign(tp=0.0, n_slices=1), stranger]).to_parquet(tmp_path / "volumes.parquet")
+    pd.testing.assert_frame_equal(read_volumes(tmp_path / "volumes.parquet", cases), measured)
     (tmp_path / "volumes.parquet").write_bytes(b"noise")
     with pytest.raises(InputError, match="could not read"):
         read_volumes(tmp_path / "volumes.parquet", cases)

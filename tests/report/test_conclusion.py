@@ -13,7 +13,14 @@ def figure(value, low=None, high=None, n_slices=600, n_patients=40):
 
 
 def figures(**changes):
-    values = {"volume_dice": 0.81, "false_mask_rate": 0.02, "roc_auc": 0.96, "accuracy": 0.9, "sensitivity": 0.93}
+    values = {
+        "volume_dice": 0.81,
+        "slice_dice": 0.79,
+        "false_mask_rate": 0.02,
+        "roc_auc": 0.96,
+        "accuracy": 0.9,
+        "sensitivity": 0.93,
+    }
     values |= {"specificity": 0.88, "contradiction_rate": 0.04, "both_right_rate": 0.85}
     return {name: figure(value, value - 0.01, value + 0.01) for name, value in values.items()} | changes
 
@@ -86,12 +93,21 @@ def test_a_dice_of_nine_patients_is_an_example_and_of_ten_is_not(results, patien
     assert not texts(change(results, volume_dice=figure(0.81, n_patients=10)), patients, "warning")
 
 
+def test_without_a_wholly_known_scan_the_dice_is_that_of_slices(results, patients):
+    said = texts(change(results, volume_dice=figure(None, n_slices=0, n_patients=0)), patients)
+    assert "a mean slice Dice of 0.790 (0.780 to 0.800)" in the_one(said, "where tumors are outlined")
+    assert not any("nothing about where" in text for text in said)
+
+
 def test_accuracy_is_held_against_a_constant_answer(results, patients):
     said = the_one(texts(results, patients, "finding"), "significantly more often")
     assert '0.900 (0.890 to 0.910) against 0.700 for always answering "no tumor"' in said
     results["constant"] |= {"answer": "tumor", "accuracy": 0.87, "p_value": 0.118, "beaten": False}
     said = the_one(texts(results, patients, "warning"), "not significantly above")
-    assert '0.870 for "always tumor" (exact McNemar p = 0.118' in said
+    assert '0.870 for "always tumor" (exact McNemar p = 0.118, n = 600 slices of 40 patients)' in said
+    results["constant"] |= {"p_value": None, "difference": 0.03, "low": -0.01, "high": 0.07}
+    said = the_one(texts(results, patients, "warning"), "not significantly above")
+    assert '"always tumor" (difference +0.030 (-0.010 to +0.070), n = 600 slices of 40 patients)' in said
 
 
 @pytest.mark.parametrize(("low", "kind"), [(0.01, "finding"), (-0.01, "warning")])
@@ -115,6 +131,21 @@ def test_a_classifier_that_never_sees_the_brain_is_named_where_it_is_not_beaten(
 def test_a_loss_against_another_model_is_not_hidden(results, patients, difference, p_adjusted, kind, says):
     results["comparisons"] = [against("segmentation", p_adjusted, volume_dice=difference)]
     assert says in the_one(texts(results, patients, kind), "the segmentation phase")
+
+
+def test_holm_is_named_where_there_is_a_p_value(results, patients):
+    results["comparisons"] = [against("segmentation", 0.2, volume_dice=(0.06, 0.02, 0.1))]
+    said = the_one(texts(results, patients), "the segmentation phase")
+    assert said.endswith("(n = 600 slices of 40 patients, a test p = 0.2, adjusted by Holm).")
+    results["comparisons"][0]["tests"] = []
+    assert the_one(texts(results, patients), "the segmentation phase").endswith("(n = 600 slices of 40 patients).")
+
+
+def test_each_rate_of_the_heads_has_an_interval_and_n_of_its_own(results, patients):
+    said = texts(change(results, both_right_rate=figure(0.85, 0.8, 0.9, 325, 31)), patients)
+    said = the_one(said, "The two heads")
+    assert "in 4.0 % (3.0 % to 5.0 %) of the slices, n = 600 slices of 40 patients;" in said
+    assert "in 85.0 % (80.0 % to 90.0 %), n = 325 slices of 31 patients." in said
 
 
 def test_one_model_is_held_against_two(results, patients):
@@ -149,7 +180,8 @@ def test_the_worst_patient_is_one_with_a_tumor(results):
 
 
 def group(name, value, low, high):
-    return {"dimension": "plane", "name": name, "n_patients": 20, "figures": {"accuracy": figure(value, low, high)}}
+    accuracy = figure(value, low, high, n_patients=12 if name == "axial" else 11)
+    return {"dimension": "plane", "name": name, "n_patients": 20, "figures": {"accuracy": accuracy}}
 
 
 @pytest.mark.parametrize(("high", "overlap"), [(0.85, False), (0.93, True)])
@@ -157,8 +189,8 @@ def test_the_worst_subgroup_is_named_with_its_uncertainty(results, patients, hig
     results["subgroups"] = [group("axial", 0.95, 0.9, 0.99), group("coronal", 0.8, 0.7, high)]
     results["worst_subgroups"] = [{"dimension": "plane", "name": "coronal", "metric": "accuracy", "best": "axial"}]
     said = the_one(texts(results, patients), "By plane, coronal is lowest")
-    assert "0.800 (0.700" in said
-    assert "for axial of 20" in said
+    assert f"0.800 (0.700 to {high:.3f}) of 11 patients" in said
+    assert "for axial of 12" in said
     assert ("intervals overlap" in said) == overlap
 
 
@@ -171,6 +203,9 @@ def test_grad_cam_is_held_against_the_center_of_the_brain(results, patients, low
     said = the_one(texts(results, patients, kind), "Grad-CAM")
     assert "60.0 % of the slices with one; pointing at the brain's center does in 40.0 %" in said
     assert says in said
+    assert "weights is 0.05." in said
+    results["explanations"]["randomized_similarity"] = None
+    assert "correlation" not in the_one(texts(results, patients, kind), "Grad-CAM")
 
 
 @pytest.mark.parametrize(("area", "kind"), [(0.02, "finding"), (0.2, "warning")])
@@ -180,6 +215,9 @@ def test_an_uncertainty_that_tells_nothing_is_called_so(results, patients, area,
     results["uncertainty"]["area_under_risk_coverage"] = area
     said = the_one(texts(results, patients, kind), "referred to a reader (10.0 % on test)")
     assert "5.0 % of the answers that remain are wrong, in place of 10.0 %; of those referred 50.0 %" in said
+    results["uncertainty"] |= {"coverage": 0.0, "kept": {"value": None}}
+    said = the_one(texts(results, patients, kind), "referred to a reader (100.0 % on test)")
+    assert "no answer remains; of all 10.0 % are wrong; of those referred 50.0 %" in said
 
 
 def test_a_source_of_one_class_is_warned_of(results, patients):

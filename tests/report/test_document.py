@@ -119,6 +119,17 @@ def test_the_report_of_a_run_needs_no_model_and_shows_what_lies_beside_the_table
     assert again == page
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_order_of_rows_changes_no_byte_of_the_report(run_folder, tmp_path, seed):
+    cases = pd.read_parquet(run_folder / "cases.parquet")
+    other = cases.assign(model="segmentation_only", probability=cases["probability"] * 0.9)
+    both = pd.concat([cases, other], ignore_index=True)
+    both.to_parquet(run_folder / "cases.parquet")
+    page = write_report(run_folder / "cases.parquet", tmp_path / "one").read_bytes()
+    both.sample(frac=1, random_state=seed).to_parquet(run_folder / "cases.parquet")
+    assert write_report(run_folder / "cases.parquet", tmp_path / "two").read_bytes() == page
+
+
 def test_the_worst_slices_come_before_random_ones(run_folder):
     (run_folder / "gallery").mkdir()
     for name in ("random_01_x", "worst_02_y", "worst_01_z"):

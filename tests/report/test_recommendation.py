@@ -34,9 +34,21 @@ def test_every_prevalence_is_said_with_its_interval():
 
 
 def test_a_use_is_conceivable_only_where_the_worse_end_reaches_the_bar():
-    said = recommend(results([row(0.01, 0.1, 0.995), row(0.05, 0.3, 0.99), row(0.1, 0.5, 0.98), row(0.5, 0.92, 0.9)]))
-    assert "up to 5.0 %" in the_one(said, "Ruling out: conceivable")
+    said = recommend(results([row(0.01, 0.1, 0.9995), row(0.1, 0.3, 0.991), row(0.2, 0.5, 0.985), row(0.5, 0.92, 0.9)]))
+    ruled_out = the_one(said, "Ruling out: conceivable")
+    assert "up to 10.0 %" in ruled_out
+    assert "of 10.0 % tumor slices it leaves 11.11 times fewer" in ruled_out
     assert "from 50.0 % on" in the_one(said, "Ruling in: conceivable")
+
+
+@pytest.mark.parametrize(("npv_low", "conceivable"), [(0.9991, True), (0.9989, False), (0.9901, False)])
+def test_where_tumors_are_rare_a_high_npv_is_not_enough(npv_low, conceivable):
+    """Of one tumor slice in a hundred, "no tumor" must leave one in a thousand at most: 0.99 it is worth without a look."""
+    said = the_one(recommend(results([row(0.01, 0.1, npv_low), row(0.05, 0.3, 0.98)])), "Ruling out")
+    assert ("conceivable at prevalences up to 1.0 %" in said) == conceivable
+    assert ("not supported at any prevalence" in said) != conceivable
+    assert "at least 10 times rarer" in said
+    assert f"of 1.0 % tumor slices it leaves {0.01 / (1 - npv_low):.4g} times fewer" in said
 
 
 @pytest.mark.parametrize(("n_patients", "few"), [(9, True), (10, False)])

@@ -77,6 +77,20 @@ def test_labels_without_outlines_do_not_move_the_operating_point(small_store, sm
     assert point.threshold == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("name", ["segmentation", "joint"])
+def test_a_scan_with_an_unknown_mask_has_no_dice_in_any_phase(small_store, small_config, references, monkeypatch, name):
+    """The segmentation phase does not see the slice whose mask is unknown, the joint phase sees its label."""
+    targets = find_targets(small_store.table, small_config.sources)
+    targets = replace(targets, mask_known=targets.mask_known & (np.arange(len(small_store)) != 1))
+    phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
+    outputs = iter([Probabilities(0.5, 0.5, mask) for mask in references[[0, 2, 3] if name == "segmentation" else range(4)]])
+    monkeypatch.setattr(room, "infer", lambda *args, **kwargs: [next(outputs)])
+    fabric, network = open_fabric(small_config.training), MultiTaskUNet(small_config.model).eval()
+    settings = {"mask_threshold": 0.5, "sensitivity": 0.97}
+    validation = room.validate(network, phase, fabric, small_store, targets, np.arange(4), **settings)
+    assert validation.dice_by_patient.to_dict() == {("masked", "p1"): 1.0}
+
+
 def test_a_first_false_pixel_hardly_moves_the_score(validated, references):
     masks = references.copy()
     masks[1, 0, 0] = 1

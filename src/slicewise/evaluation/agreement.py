@@ -14,15 +14,16 @@ __all__ = ["bland_altman"]
 _LIMIT = 1.96
 
 
-def bland_altman(patients: pd.DataFrame) -> dict[str, Any] | None:
+def bland_altman(patients: pd.DataFrame, confidence: float = 0.95) -> dict[str, Any] | None:
     """Bias and limits of agreement of tumor volumes (Bland and Altman 1986, https://doi.org/10.1016/S0140-6736(86)90837-8).
 
     Args:
         patients: Of one model, see `slicewise.evaluation.patients.make_patients`.
+        confidence: Of the intervals; the limits are those of 95 % of the differences.
 
     Returns:
         ``unit`` (``ml`` if known for every patient, else ``px``: pixels of the 256×256 grid, of all slices),
-        ``n_patients``, ``bias`` (predicted less reference), ``lower_limit`` and ``upper_limit``, each with 95 % intervals,
+        ``n_patients``, ``bias`` (predicted less reference), ``lower_limit`` and ``upper_limit``, each with its interval,
         and the ``points`` (``mean``, ``difference``) that they come from. None with fewer than two patients.
 
     >>> volumes = {"predicted_ml": [11.0, 21.0, 33.0], "reference_ml": [10.0, 20.0, 30.0]}
@@ -37,7 +38,7 @@ def bland_altman(patients: pd.DataFrame) -> dict[str, Any] | None:
     predicted, reference = (measured[f"{kind}_{unit}"].to_numpy(float) for kind in ("predicted", "reference"))
     differences, count = predicted - reference, len(measured)
     bias, deviation = float(differences.mean()), float(differences.std(ddof=1))
-    quantile = float(student.ppf(0.975, count - 1))
+    quantile = float(student.ppf((1 + confidence) / 2, count - 1))
 
     def with_interval(value: float, error: float) -> dict[str, float]:
         return {"value": value, "low": value - quantile * error, "high": value + quantile * error}

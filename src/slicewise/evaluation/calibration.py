@@ -17,7 +17,6 @@ __all__ = ["apply_temperature", "decision_curve", "expected_calibration_error", 
 _NEAREST = 2.0**-53
 """How near to 0 and 1 a probability is taken for: 1 minus this is the largest float64 below 1."""
 _LOWEST, _HIGHEST = 0.05, 20.0
-_CONFIDENCE = 0.95
 
 
 def fit_temperature(probabilities: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
@@ -69,17 +68,20 @@ def apply_temperature(probabilities: NDArray[np.float64], temperature: float) ->
     return np.asarray(expit(_logits(probabilities) / temperature), np.float64)
 
 
-def reliability(probabilities: NDArray[np.float64], labels: NDArray[np.bool_], bins: int = 10) -> pd.DataFrame:
+def reliability(
+    probabilities: NDArray[np.float64], labels: NDArray[np.bool_], bins: int = 10, confidence: float = 0.95
+) -> pd.DataFrame:
     """How often there is a tumor where the model says how probable one is.
 
     Args:
         probabilities: ``(N,)``, of a tumor, 0..1.
         labels: ``(N,)``, is there a tumor?
         bins: Of equal width, each without its lower and with its upper end; 0 is in the first.
+        confidence: Of the intervals.
 
     Returns:
         One row a bin: ``low`` and ``high``, its ends; ``n``, its cases; ``mean_probability``; ``tumor_share``; ``share_low``
-        and ``share_high``, the share's 95 % interval by Wilson, which takes the cases as independent. NaN where empty.
+        and ``share_high``, the share's interval by Wilson, which takes the cases as independent. NaN where empty.
 
     >>> reliability(np.array([0.1, 0.2, 0.6, 0.8]), np.array([False, True, True, True]), bins=2).round(2)
        low  high  n  mean_probability  tumor_share  share_low  share_high
@@ -91,7 +93,7 @@ def reliability(probabilities: NDArray[np.float64], labels: NDArray[np.bool_], b
     n, tumors = np.bincount(bin_of, minlength=bins), np.bincount(bin_of, labels, minlength=bins)
     counts = np.where(n, n, np.nan)
     intervals = [
-        wilson_interval(int(found), int(count), _CONFIDENCE) if count else (math.nan, math.nan)
+        wilson_interval(int(found), int(count), confidence) if count else (math.nan, math.nan)
         for found, count in zip(tumors, n, strict=True)
     ]
     low, high = np.array(intervals).T

@@ -18,6 +18,7 @@ __all__ = [
     "VOLUME_COLUMNS",
     "VOLUME_KEYS",
     "Column",
+    "are_outlined",
     "make_cases",
     "make_volumes",
     "pixel_counts",
@@ -79,8 +80,8 @@ VOLUME_KEYS = ["model", "split", "source", "patient_id", "study_id", "sequence"]
 
 VOLUME_COLUMNS: dict[str, Column] = {
     **{name: CASE_COLUMNS[name] for name in VOLUME_KEYS},
-    "n_slices": ("Int64", "Slices of the scan with a known mask."),
-    "tp": ("float64", "Sum over these slices, as the next two; in pixels of the 256×256 grid."),
+    "n_slices": ("Int64", "Slices of the scan."),
+    "tp": ("float64", "Sum over them, as the next two; in pixels of the 256×256 grid."),
     "fp": ("float64", "Alike."),
     "fn": ("float64", "Alike."),
     "predicted_ml": ("float64", "Volume of the mask; missing where the spacing is not known in all three directions."),
@@ -92,7 +93,7 @@ VOLUME_COLUMNS: dict[str, Column] = {
         "`mm` where the spacing is known in all three directions, else `px`, with slices 1 px apart.",
     ),
 }
-"""Columns of the table of scans: those of sources in which tumors are outlined, with any pixel of tumor or mask."""
+"""Columns of the table of scans, see `make_volumes`."""
 
 FROM_STORE = (
     "slice_id",
@@ -162,17 +163,18 @@ def make_cases(
 def make_volumes(cases: pd.DataFrame, distances: pd.DataFrame | None = None) -> pd.DataFrame:
     """Add up the slices of each scan.
 
-    Only scans of sources in which tumors are outlined at all: in a yes/no set a Dice could only be 0 or undefined, and the
-    false-mask rate says that better. Scans without a pixel of tumor or mask are left out, their Dice is undefined.
+    Only scans of which every mask is known, of sources and sequences in which tumors are outlined, see `are_outlined`: where
+    the tumor's own slices cannot be scored, what is left of a scan is no volume. Scans without a pixel of tumor or mask are
+    left out, their Dice is undefined.
 
     Args:
         cases: A table of cases, of any number of models.
         distances: `VOLUME_KEYS` with ``hausdorff95``, ``surface_dice`` and ``distance_unit`` of the scans, where measured.
     """
-    counted = cases[cases["tp"].notna()]
-    outlined = counted[counted["source"].isin(counted.loc[counted["mask_state"] == "present", "source"])]
+    outlined = cases[are_outlined(cases).to_numpy()]
     spacing = outlined[["spacing_row_mm", "spacing_column_mm", "spacing_slice_mm"]]
     numbers = outlined[VOLUME_KEYS].assign(
+        known=outlined["tp"].notna(),
         tp=outlined["tp"].astype(float),
         fp=outlined["fp"].astype(float),
         fn=outlined["fn"].astype(float),
@@ -180,15 +182,34 @@ def make_volumes(cases: pd.DataFrame, distances: pd.DataFrame | None = None) -> 
     )
     grouped = numbers.groupby(VOLUME_KEYS, dropna=False, sort=True)
     volumes = grouped.agg(
-        n_slices=("tp", "size"), tp=("tp", "sum"), fp=("fp", "sum"), fn=("fn", "sum"), voxel_ml=("voxel_ml", "mean")
+        n_slices=("tp", "size"),
+        known=("known", "all"),
+        tp=("tp", "sum"),
+        fp=("fp", "sum"),
+        fn=("fn", "sum"),
+        voxel_ml=("voxel_ml", "mean"),
     ).reset_index()
-    volumes = volumes[volumes[["tp", "fp", "fn"]].sum(axis=1) > 0]
+    volumes = volumes[volumes["known"] & (volumes[["tp", "fp", "fn"]].sum(axis=1) > 0)]
     volumes["predicted_ml"] = (volumes["tp"] + volumes["fp"]) * volumes["voxel_ml"]
     volumes["reference_ml"] = (volumes["tp"] + volumes["fn"]) * volumes["voxel_ml"]
     if distances is not None and len(distances):
         volumes = volumes.merge(distances, on=VOLUME_KEYS, how="left", validate="one_to_one")
     columns = {name: kind for name, (kind, _) in VOLUME_COLUMNS.items()}
     return volumes.reindex(columns=list(columns)).astype(columns).reset_index(drop=True)
+
+
+def are_outlined(cases: pd.DataFrame) -> pd.Series[bool]:
+    """Rows of sources and sequences in which the same side has an outlined tumor, as `slicewise.data.dataset.find_targets`
+    has it.
+
+    In all others, such as a yes/no set or T1 slices beside outlines drawn on FLAIR, a Dice could only be 0 or undefined; the
+    false-mask rate says that better.
+
+    Args:
+        cases: A table of cases, of any number of models.
+    """
+    groups = [cases[name] for name in ("split", "source", "sequence")]
+    return (cases["mask_state"] == "present").fillna(False).groupby(groups, dropna=False).transform("any").astype(bool)
 
 
 def _scales(table: pd.DataFrame, side: int) -> NDArray[np.float64]:

@@ -8,24 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from slicewise.evaluation.intervals import Estimate, Resampling
-from slicewise.evaluation.mask_pairs import pair_masks
-from slicewise.evaluation.metrics import Tables
+from slicewise.evaluation.mask_pairs import MASK_METRICS, pair_masks
+from slicewise.evaluation.metrics import Tables, count_behind, rows_behind
 from slicewise.evaluation.paired import delong, holm, mcnemar_exact, wilcoxon_signed_rank
-from slicewise.evaluation.statistics import percentile_interval
 
 __all__ = ["COMPARED", "Assessed", "compare_models", "constant_answer"]
 
 COMPARED = ("volume_dice", "slice_dice", "accuracy", "balanced_accuracy", "roc_auc", "brier_score")
 """Figures whose differences are reported."""
 
-_OF_MASKS = ("volume_dice", "slice_dice")
 _SIGNIFICANT = 0.05
 
 
@@ -67,100 +65,93 @@ def compare_models(
 def constant_answer(model: Assessed, resampling: Resampling) -> dict[str, Any] | None:
     """The model against the better of "tumor" and "no tumor" for every slice; None where no label is known.
 
-    The model beats it if the exact McNemar test, which takes slices as independent, and the bootstrap over patients, which
-    does not, both say so.
+    The model beats it if the bootstrap over patients says so and, where each slice is of a patient of its own, the exact
+    McNemar test, too; elsewhere that test has no p-value.
     """
     terms = model.tables.slice_terms
     known = terms["known"].to_numpy(bool)
     if not known.any():
         return None
-    label = terms.loc[known, "positive"].to_numpy(bool)
+    rows, label = model.tables.cases[known], terms.loc[known, "positive"].to_numpy(bool)
     answer = bool(label.mean() >= 0.5)
-    share = resampling.means(model.tables.cases[known], label)
+    share = resampling.means(rows, label)
     accuracy = model.estimates["accuracy"]
-    differences = accuracy.resampled - (share if answer else 1 - share)
-    right = terms.loc[known, "right"].to_numpy(bool)
     constant = float((label == answer).mean())
+    difference = accuracy.figure.value - constant
+    low, high = resampling.interval(accuracy.resampled - (share if answer else 1 - share), rows)
+    test = mcnemar_exact(terms.loc[known, "right"].to_numpy(bool), label == answer)
+    independent = resampling.are_independent(rows)
     return {
         "answer": "tumor" if answer else "no tumor",
         "accuracy": constant,
-        **_verdict(accuracy.figure.value - constant, differences, mcnemar_exact(right, label == answer), resampling),
-    }
-
-
-def _verdict(difference: float, resampled: NDArray[np.float64], test: Any, resampling: Resampling) -> dict[str, Any]:
-    low, high = percentile_interval(resampled, resampling.sample.confidence)
-    return {
         "difference": difference,
         "low": low,
         "high": high,
-        "p_value": test.p_value,
+        "p_value": test.p_value if independent else math.nan,
         "only_model_right": test.n_only_a,
         "only_baseline_right": test.n_only_b,
-        "beaten": bool(test.p_value < _SIGNIFICANT and difference > 0 and low > 0),
+        "beaten": bool(difference > 0 and low > 0 and (test.p_value < _SIGNIFICANT or not independent)),
     }
 
 
 def _compare(model: Assessed, other: Assessed, resampling: Resampling, margin: float, confidence: float) -> dict[str, Any]:
-    differences, resamples = {}, {}
+    differences: dict[str, dict[str, Any]] = {}
+    noninferiority = None
     for name in COMPARED:
-        found = _of_masks(model, other, name, resampling) if name in _OF_MASKS else _of_answers(model, other, name)
+        found = _of_masks(model, other, name, resampling) if name in MASK_METRICS else _of_answers(model, other, name)
         if found is None:
             continue
-        value, resamples[name], sizes = found
-        low, high = percentile_interval(resamples[name], resampling.sample.confidence)
-        differences[name] = {"value": value, "low": low, "high": high, **sizes}
-    entry: dict[str, Any] = {"differences": differences, "tests": list(_tests(model, other, resampling)), "refused": None}
-    entry["noninferiority"] = None
-    if "volume_dice" in differences:
-        resampled = resamples["volume_dice"]
-        low = float(np.nanquantile(resampled, 1 - confidence)) if np.isfinite(resampled).any() else math.nan
-        verdict = {"margin": margin, "confidence": confidence, "low": low, "shown": bool(low >= -margin)}
-        entry["noninferiority"] = verdict | {name: differences["volume_dice"][name] for name in ("n_slices", "n_patients")}
-    if not entry["tests"]:
-        entry["refused"] = "No test: the two have no predictions of the same slices in common, or these differ in number."
-    return entry
+        value, resampled, rows = found
+        low, high = resampling.interval(resampled, rows)
+        differences[name] = {"value": value, "low": low, "high": high, **_sizes(rows)}
+        if name == "volume_dice":
+            low = resampling.lower_bound(resampled, rows, confidence)
+            noninferiority = {"margin": margin, "confidence": confidence, "low": low, "shown": bool(low >= -margin)}
+            noninferiority |= _sizes(rows)
+    refused = None
+    if not differences:
+        refused = "No test: the two have no predictions of the same slices in common, or these differ in number."
+    return {
+        "differences": differences,
+        "tests": list(_tests(model, other, resampling)),
+        "noninferiority": noninferiority,
+        "refused": refused,
+    }
 
 
-_Difference = tuple[float, NDArray[np.float64], dict[str, int]]
-"""Value, resamples, and what stands behind it."""
+_Difference = tuple[float, NDArray[np.float64], pd.DataFrame]
+"""Value, resamples, and the rows it was computed from."""
 
 
 def _of_answers(model: Assessed, other: Assessed, name: str) -> _Difference | None:
     ours, theirs = model.estimates[name], other.estimates[name]
     if math.isnan(ours.figure.value) or math.isnan(theirs.figure.value) or not _same_answers(model, other):
         return None
-    return ours.figure.value - theirs.figure.value, ours.resampled - theirs.resampled, _sizes(ours)
+    return ours.figure.value - theirs.figure.value, ours.resampled - theirs.resampled, rows_behind(model.tables, name)
 
 
 def _of_masks(model: Assessed, other: Assessed, name: str, resampling: Resampling) -> _Difference | None:
-    pairs = _pairs(model, other, "volume_dice" if name == "volume_dice" else "slice_dice")
+    pairs = pair_masks(model.tables, other.tables, name)
     if pairs is None:
         return None
     differences = pairs["ours"] - pairs["theirs"]
-    return float(differences.mean()), resampling.means(pairs, differences), _behind(pairs)
-
-
-def _pairs(model: Assessed, other: Assessed, metric: Literal["slice_dice", "volume_dice"]) -> pd.DataFrame | None:
-    if not _same_masks(model, other):
-        return None
-    pairs = pair_masks(model.tables, other.tables, metric)
-    return None if pairs.empty else pairs
+    return float(differences.mean()), resampling.means(pairs, differences), pairs
 
 
 def _tests(model: Assessed, other: Assessed, resampling: Resampling) -> Iterator[dict[str, Any]]:
     if _same_answers(model, other):
         ours, theirs = _answers(model), _answers(other)
-        sizes = _sizes(model.estimates["accuracy"])
-        mcnemar = mcnemar_exact(ours["right"].to_numpy(bool), theirs["right"].to_numpy(bool))
-        yield {
-            "test": "McNemar, exact",
-            "metric": "accuracy",
-            "p_value": mcnemar.p_value,
-            "effect": "Cohen's g",
-            "effect_size": mcnemar.cohens_g,
-            **sizes,
-        }
+        # Slices of one patient are not independent, as McNemar's test takes them.
+        if resampling.are_independent(ours):
+            mcnemar = mcnemar_exact(ours["right"].to_numpy(bool), theirs["right"].to_numpy(bool))
+            yield {
+                "test": "McNemar, exact",
+                "metric": "accuracy",
+                "p_value": mcnemar.p_value,
+                "effect": "Cohen's g",
+                "effect_size": mcnemar.cohens_g,
+                **_sizes(ours),
+            }
         label = ours["label"].to_numpy(bool)
         if label.any() and not label.all():
             scores = ours["probability"].to_numpy(float), theirs["probability"].to_numpy(float)
@@ -171,9 +162,9 @@ def _tests(model: Assessed, other: Assessed, resampling: Resampling) -> Iterator
                 "p_value": areas.p_value,
                 "effect": "difference",
                 "effect_size": areas.difference,
-                **sizes,
+                **_sizes(ours),
             }
-    pairs = _pairs(model, other, "volume_dice")
+    pairs = pair_masks(model.tables, other.tables, "volume_dice")
     if pairs is not None:
         patients = pairs.groupby(["source", "patient_id"])[["ours", "theirs"]].mean()
         wilcoxon = wilcoxon_signed_rank(patients["ours"].to_numpy(float), patients["theirs"].to_numpy(float))
@@ -183,7 +174,7 @@ def _tests(model: Assessed, other: Assessed, resampling: Resampling) -> Iterator
             "p_value": wilcoxon.p_value,
             "effect": "rank-biserial correlation",
             "effect_size": wilcoxon.rank_biserial,
-            **_behind(pairs),
+            **_sizes(pairs),
         }
 
 
@@ -201,17 +192,6 @@ def _same_answers(model: Assessed, other: Assessed) -> bool:
     return len(ours) > 0 and ours.equals(theirs)
 
 
-def _same_masks(model: Assessed, other: Assessed) -> bool:
-    """Do both have pixel counts of the same slices?"""
-    counted = (one.tables.cases[one.tables.cases["tp"].notna()] for one in (model, other))
-    ours, theirs = (pd.MultiIndex.from_frame(cases[["source", "slice_id"]]).sort_values() for cases in counted)
-    return len(ours) > 0 and ours.equals(theirs)
-
-
-def _sizes(estimate: Estimate) -> dict[str, int]:
-    return {"n_slices": estimate.figure.n_slices, "n_patients": estimate.figure.n_patients}
-
-
-def _behind(pairs: pd.DataFrame) -> dict[str, int]:
-    patients = pairs[["source", "patient_id"]].drop_duplicates()
-    return {"n_slices": int(pairs["n_slices"].sum()), "n_patients": len(patients)}
+def _sizes(rows: pd.DataFrame) -> dict[str, int]:
+    n_slices, n_patients = count_behind(rows)
+    return {"n_slices": n_slices, "n_patients": n_patients}

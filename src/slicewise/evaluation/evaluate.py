@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from slicewise.data.dataset import Targets
 from slicewise.data.store import SliceStore
-from slicewise.evaluation.cases import VOLUME_KEYS, make_cases, make_volumes, pixel_counts
+from slicewise.evaluation.cases import VOLUME_KEYS, are_outlined, make_cases, make_volumes, pixel_counts
 from slicewise.evaluation.distances import measure_distances
 from slicewise.inference.predictor import Predictor
 from slicewise.inference.uncertainty import check_variance
@@ -92,20 +92,25 @@ def _with_distances(
     cases: pd.DataFrame, masks: Mapping[int, NDArray[np.uint8]], store: SliceStore
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Outlines compared slice by slice, and scan by scan in three dimensions."""
+    side = store.images.shape[1:]
+
+    def pair(row: int) -> NDArray[np.bool_]:
+        return np.array([np.unpackbits(masks[row]).reshape(side), store.masks([row])[0]], dtype=np.bool_)
+
     scans, measured = make_volumes(cases), {}
-    counted = cases[cases["row"].isin(list(masks))]
+    counted = cases[cases["row"].isin(list(masks)) & are_outlined(cases)]
+    for index, case in counted[["row", *_GRID_SPACING]].iterrows():
+        prediction, reference = pair(int(case["row"]))
+        if prediction.any() or reference.any():
+            measured[index] = measure_distances(prediction, reference, _known(case[_GRID_SPACING]))
     by_scan = {_key(key): list(group.index) for key, group in counted.groupby(_SCAN, dropna=False)}
     volumes = []
     for scan in scans.to_dict("records"):
         slices = counted.loc[by_scan[_key(scan[name] for name in _SCAN)]]
         places = (slices["slice_index"] - slices["slice_index"].min()).to_numpy(int)
-        volume = np.zeros((2, int(places.max()) + 1, *store.images.shape[1:]), dtype=np.bool_)
-        in_plane = _known(slices[_GRID_SPACING].iloc[0])
-        for place, (index, row) in zip(places, slices["row"].items(), strict=True):
-            volume[0, place] = np.unpackbits(masks[int(row)]).reshape(store.images.shape[1:])
-            volume[1, place] = store.masks([int(row)])[0]
-            if volume[:, place].any():
-                measured[index] = measure_distances(volume[0, place], volume[1, place], in_plane)
+        volume = np.zeros((2, int(places.max()) + 1, *side), dtype=np.bool_)
+        for place, row in zip(places, slices["row"], strict=True):
+            volume[:, place] = pair(int(row))
         spacing = _known(slices[["spacing_slice_mm", *_GRID_SPACING]].iloc[0])
         key = {name: scan[name] for name in VOLUME_KEYS}
         volumes.append(key | measure_distances(volume[0], volume[1], spacing)._asdict())

@@ -36,10 +36,16 @@ class ModelFacts(BaseModel):
     """Of the training."""
     gate: dict[str, Any] | None
     """The gate's verdict on a joint model."""
+    data_fingerprint: str | None = None
+    """SHA-256 of the slice store it was trained on; None where not known."""
+    starts_from: tuple[str, ...] | None = None
+    """Model IDs of the weights it started from, averaged where there are several; empty for random weights, None where not
+    known."""
 
     @classmethod
     def of(cls, description: Description) -> ModelFacts:
         """From a checkpoint's description."""
+        origin = description.provenance["starts_from"]
         return cls(
             model_id=description.model_id,
             threshold=description.threshold,
@@ -48,6 +54,8 @@ class ModelFacts(BaseModel):
             epochs=len(description.history),
             duration_s=description.provenance["duration_s"],
             gate=description.gate,
+            data_fingerprint=description.data_fingerprint,
+            starts_from=() if origin is None else tuple(sha256[:12] for sha256 in origin.split(" + ")),
         )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from slicewise.evaluation.metrics import METRICS, Figure, Tables, measure
+from slicewise.evaluation.metrics import METRICS, Figure, Tables, measure, rows_behind
 from slicewise.evaluation.patients import assign_clusters
 from slicewise.evaluation.statistics import draw_weights, percentile_interval, resample_ranks, wilson_interval
 from slicewise.evaluation.terms import RATIOS, figures_of
@@ -19,6 +19,8 @@ from slicewise.evaluation.terms import RATIOS, figures_of
 __all__ = ["Estimate", "Resampling", "Sample"]
 
 _CHUNK_VALUES = 4_000_000
+_FEWEST_PATIENTS = 2  # one alone has no spread
+_ROUNDING = 1e-9
 _SIMPLE_RATES = tuple(
     name
     for name in METRICS
@@ -45,7 +47,7 @@ class Estimate:
 
     figure: Figure
     low: float
-    """NaN where there is no interval: undefined, or fewer than two patients."""
+    """NaN where there is no interval: undefined, fewer than two patients, or every resample says the same."""
     high: float
     method: str | None
     """``bootstrap`` over patients or ``wilson``; None without an interval."""
@@ -101,6 +103,37 @@ class Resampling:
         totals = self.totals(table, pd.DataFrame({"sum": np.asarray(values, dtype=float), "count": 1.0}))
         return np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0)
 
+    def count_patients(self, rows: pd.DataFrame) -> int:
+        """Patients of the rows; those who share a copy of a slice are one."""
+        return len(np.unique(self.clusters(rows[["source", "patient_id"]].drop_duplicates())))
+
+    def are_independent(self, rows: pd.DataFrame) -> bool:
+        """Is each row of a patient of its own?"""
+        return self.count_patients(rows) == len(rows)
+
+    def interval(self, resampled: NDArray[np.float64], rows: pd.DataFrame) -> tuple[float, float]:
+        """Percentile interval of a figure or difference.
+
+        Args:
+            resampled: ``(resamples,)``, what it was in every resample.
+            rows: What it was computed from, for its patients.
+
+        Returns:
+            Both NaN where the resamples tell nothing of other patients: fewer than two stand behind it, or it is the same
+            in every resample, which would be taken for certainty.
+        """
+        low, high = self._percentiles(resampled, rows, self.sample.confidence)
+        return (low, high) if high - low > _ROUNDING else (math.nan, math.nan)
+
+    def lower_bound(self, resampled: NDArray[np.float64], rows: pd.DataFrame, confidence: float) -> float:
+        """Lower end of the one-sided interval, as `interval`; NaN with fewer than two patients."""
+        return self._percentiles(resampled, rows, 2 * confidence - 1)[0]
+
+    def _percentiles(self, resampled: NDArray[np.float64], rows: pd.DataFrame, confidence: float) -> tuple[float, float]:
+        if self.count_patients(rows) < _FEWEST_PATIENTS:
+            return math.nan, math.nan
+        return percentile_interval(resampled, confidence)
+
     def estimate(self, tables: Tables, *, ranks: bool = True) -> dict[str, Estimate]:
         """Every figure of one model, with its interval; without ``ranks``, none for those that need cases to be sorted."""
         figures, resampled = measure(tables), self._resample(tables, ranks)
@@ -132,13 +165,13 @@ class Resampling:
         return resample_ranks(label, probability, self.clusters(known), self.weights)
 
     def _with_interval(self, name: str, figure: Figure, resampled: NDArray[np.float64], tables: Tables) -> Estimate:
-        if math.isnan(figure.value) or figure.n_patients < 2:
+        if math.isnan(figure.value):
             return Estimate(figure, math.nan, math.nan, None, resampled)
-        independent = figure.n_patients if name.startswith("patient_") else figure.n_slices
-        alone = independent == figure.n_patients and not tables.cases["duplicate_group"].notna().any()
-        if name in _SIMPLE_RATES and (alone or figure.value in (0.0, 1.0)):
+        rows = rows_behind(tables, name)
+        count = self.count_patients(rows)
+        if name in _SIMPLE_RATES and count >= _FEWEST_PATIENTS and (count == len(rows) or figure.value in (0.0, 1.0)):
             # Where all slices agree a resample can only say the same: counting each patient once is what remains to be said.
-            low, high = wilson_interval(round(figure.value * figure.n_patients), figure.n_patients, self.sample.confidence)
+            low, high = wilson_interval(round(figure.value * count), count, self.sample.confidence)
             return Estimate(figure, low, high, "wilson", resampled)
-        low, high = percentile_interval(resampled, self.sample.confidence)
+        low, high = self.interval(resampled, rows)
         return Estimate(figure, low, high, None if math.isnan(low) else "bootstrap", resampled)

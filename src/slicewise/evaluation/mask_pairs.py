@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 
 from slicewise.evaluation.metrics import Tables
 
-__all__ = ["pair_masks"]
+__all__ = ["MASK_METRICS", "pair_masks"]
 
-_KEYS = {"slice_dice": ["source", "patient_id", "slice_id"], "volume_dice": ["source", "patient_id", "study_id", "sequence"]}
+MASK_METRICS = {
+    "slice_dice": ["source", "patient_id", "slice_id"],
+    "volume_dice": ["source", "patient_id", "study_id", "sequence"],
+}
+"""Metrics of pairs of masks, and the columns by which slices or scans are paired."""
 
 
-def pair_masks(ours: Tables, theirs: Tables, metric: Literal["slice_dice", "volume_dice"]) -> pd.DataFrame:
+def pair_masks(ours: Tables, theirs: Tables, metric: str) -> pd.DataFrame | None:
     """One row a slice or scan with any tumor, or with a mask by either model.
 
     A Dice is undefined where nothing is outlined and nothing was drawn. Left out, a false mask that only one of two models
@@ -22,13 +24,16 @@ def pair_masks(ours: Tables, theirs: Tables, metric: Literal["slice_dice", "volu
 
     Args:
         ours: One model.
-        theirs: Another, with counts of the same slices.
-        metric: Whose pairs.
+        theirs: Another.
+        metric: Of `MASK_METRICS`.
 
     Returns:
-        ``source``, ``patient_id``, ``n_slices``, and the Dice of both, ``ours`` and ``theirs``.
+        ``source``, ``patient_id``, ``n_slices``, and the Dice of both, ``ours`` and ``theirs``. None without a pair, and
+        where the two do not have counts of the same slices: no mask there cannot be told from a slice that was not seen.
     """
-    keys = _KEYS[metric]
+    if not _same_masks(ours, theirs):
+        return None
+    keys = MASK_METRICS[metric]
     scored = []
     for name, tables in (("ours", ours), ("theirs", theirs)):
         table, terms = (
@@ -43,4 +48,10 @@ def pair_masks(ours: Tables, theirs: Tables, metric: Literal["slice_dice", "volu
     pairs = scored[0].merge(scored[1], on=keys, how="outer", validate="one_to_one")
     behind = pairs["n_ours"].fillna(pairs["n_theirs"]).astype(int)
     pairs = pairs.assign(ours=pairs["ours"].fillna(1.0), theirs=pairs["theirs"].fillna(1.0), n_slices=behind)
-    return pairs[["source", "patient_id", "n_slices", "ours", "theirs"]]
+    return None if pairs.empty else pairs[["source", "patient_id", "n_slices", "ours", "theirs"]]
+
+
+def _same_masks(ours: Tables, theirs: Tables) -> bool:
+    counted = (tables.cases[tables.cases["tp"].notna()] for tables in (ours, theirs))
+    mine, others = (pd.MultiIndex.from_frame(cases[["source", "slice_id"]]).sort_values() for cases in counted)
+    return len(mine) > 0 and mine.equals(others)

@@ -17,7 +17,19 @@ from slicewise.evaluation.cases import make_volumes
 from slicewise.evaluation.patients import make_patients
 from slicewise.evaluation.terms import RATIOS, figures_of, patient_terms, slice_terms, volume_terms
 
-__all__ = ["METRICS", "SUPPORT", "Figure", "Tables", "choose_threshold", "dice", "dice_by_patient", "iou", "measure"]
+__all__ = [
+    "METRICS",
+    "SUPPORT",
+    "Figure",
+    "Tables",
+    "choose_threshold",
+    "count_behind",
+    "dice",
+    "dice_by_patient",
+    "iou",
+    "measure",
+    "rows_behind",
+]
 
 METRICS = {
     "slice_dice": "slice Dice",
@@ -138,7 +150,10 @@ def measure(tables: pd.DataFrame | Tables) -> dict[str, Figure]:
     frames = (tables.slice_terms, tables.volume_terms, tables.patient_terms)
     sums = {str(name): np.asarray(column.sum()) for frame in frames for name, column in frame.items()}
     values = {name: float(value) for name, value in figures_of(sums).items()} | _ranks(tables)
-    return {name: Figure(values[name], *((0, 0) if math.isnan(values[name]) else _sizes(tables, name))) for name in METRICS}
+    return {
+        name: Figure(values[name], *((0, 0) if math.isnan(values[name]) else count_behind(rows_behind(tables, name))))
+        for name in METRICS
+    }
 
 
 def _ranks(tables: Tables) -> dict[str, float]:
@@ -155,18 +170,21 @@ def _ranks(tables: Tables) -> dict[str, float]:
     return ranks
 
 
-def _sizes(tables: Tables, name: str) -> tuple[int, int]:
-    """Slices and patients behind a figure."""
+def rows_behind(tables: Tables, name: str) -> pd.DataFrame:
+    """The slices, scans or patients that a figure is computed from."""
     if name == "combined":
-        rows = tables.cases[(tables.slice_terms["known"] + tables.cases["tp"].notna()).to_numpy() > 0]
-    elif name == "patient_roc_auc":
-        rows = tables.patients[tables.patients["label"].notna()]
-    elif SUPPORT[name] in tables.slice_terms:
-        rows = tables.cases[tables.slice_terms[SUPPORT[name]].to_numpy() > 0]
-    elif SUPPORT[name] in tables.volume_terms:
-        rows = tables.volumes[tables.volume_terms[SUPPORT[name]].to_numpy() > 0]
-    else:
-        rows = tables.patients[tables.patient_terms[SUPPORT[name]].to_numpy() > 0]
+        return tables.cases[(tables.slice_terms["known"] + tables.cases["tp"].notna()).to_numpy() > 0]
+    if name == "patient_roc_auc":
+        return tables.patients[tables.patients["label"].notna()]
+    if SUPPORT[name] in tables.slice_terms:
+        return tables.cases[tables.slice_terms[SUPPORT[name]].to_numpy() > 0]
+    if SUPPORT[name] in tables.volume_terms:
+        return tables.volumes[tables.volume_terms[SUPPORT[name]].to_numpy() > 0]
+    return tables.patients[tables.patient_terms[SUPPORT[name]].to_numpy() > 0]
+
+
+def count_behind(rows: pd.DataFrame) -> tuple[int, int]:
+    """Slices and patients of rows that are slices, or that say in ``n_slices`` how many they have."""
     n_slices = int(rows["n_slices"].sum()) if "n_slices" in rows else len(rows)
     return n_slices, len(rows[["source", "patient_id"]].drop_duplicates())
 
@@ -175,7 +193,7 @@ def dice_by_patient(cases: pd.DataFrame) -> pd.Series[float]:
     """Volume Dice by ``source`` and ``patient_id``, the mean where a patient has several scans.
 
     Args:
-        cases: As for `measure`; rows without counts are passed over.
+        cases: As for `measure`.
     """
     volumes = make_volumes(cases)
     scores = 2 * volumes["tp"] / (2 * volumes["tp"] + volumes["fp"] + volumes["fn"])

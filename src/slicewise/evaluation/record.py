@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from slicewise.errors import InputError
 from slicewise.evaluation.facts import Facts
 from slicewise.evaluation.patients import make_patients
-from slicewise.evaluation.results import summarize
+from slicewise.evaluation.results import choose_main, in_order, summarize
 from slicewise.evaluation.schema import Results
 from slicewise.evaluation.table import read_cases, read_volumes
 from slicewise.files import write_atomically
@@ -39,12 +39,13 @@ class Record(NamedTuple):
 
     @classmethod
     def read(cls, table: Path) -> Record:
-        """Read a table of cases and, where they lie beside it, the scans and facts of its run.
+        """Read a table of cases, in an order of its own, and, where they lie beside it, the scans and facts of its run.
 
         Raises:
             InputError: As `slicewise.evaluation.table.read_cases`, or the facts are damaged.
         """
         cases = read_cases(table)
+        cases = in_order(cases, choose_main(cases), ["slice_id"])
         facts = table.parent / "facts.json"
         try:
             found = Facts.model_validate_json(facts.read_text(encoding="utf-8")) if facts.is_file() else Facts()

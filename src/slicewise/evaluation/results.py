@@ -19,10 +19,10 @@ from slicewise.evaluation.intervals import Estimate, Resampling, Sample
 from slicewise.evaluation.metrics import METRICS, Tables
 from slicewise.evaluation.patients import PATIENT_KEYS
 from slicewise.evaluation.selective import area_under_risk_coverage, choose_referral, risk_coverage
-from slicewise.evaluation.statistics import percentile_interval, wilson_interval
+from slicewise.evaluation.statistics import wilson_interval
 from slicewise.evaluation.subgroups import assess_subgroups, name_worst
 
-__all__ = ["FORMAT", "choose_main", "summarize"]
+__all__ = ["FORMAT", "choose_main", "in_order", "summarize"]
 
 FORMAT = "slicewise-results/1"
 _SECTIONS = {
@@ -56,8 +56,8 @@ def summarize(cases: pd.DataFrame, volumes: pd.DataFrame, facts: Facts) -> dict[
     sample = Sample(resamples=options.resamples, confidence=options.confidence)
     main = choose_main(cases)
     # Sums of floats depend on their order: a shuffled table shall give the same bytes.
-    cases, volumes = _in_order(cases, ["slice_id"]), _in_order(volumes, ["study_id", "sequence"])
-    sides = {side: _assess(cases, volumes, side, sample) for side in ("test", "val")}
+    cases, volumes = in_order(cases, main, ["slice_id"]), in_order(volumes, main, ["study_id", "sequence"])
+    sides = {side: _assess(cases, volumes, side, main, sample) for side in ("test", "val")}
     resampling, models = sides["test"]
     assessed = models.get(main) or _nothing(cases, sample)
     results: dict[str, Any] = {
@@ -74,7 +74,7 @@ def summarize(cases: pd.DataFrame, volumes: pd.DataFrame, facts: Facts) -> dict[
     }
     for name in dict.fromkeys(cases["model"]):
         section, short = _SECTIONS.get(name, ("models", name))
-        described = facts.models[name].model_dump() if name in facts.models else {}
+        described = facts.models[name].model_dump(mode="json") if name in facts.models else {}
         results[section][short] = {
             side: _plain(of_side[name].estimates) for side, (_, of_side) in sides.items() if name in of_side
         } | described
@@ -90,29 +90,34 @@ def summarize(cases: pd.DataFrame, volumes: pd.DataFrame, facts: Facts) -> dict[
     groups = [group.to_json() for group in assess_subgroups(test, sample)]
     results["subgroups"] = groups
     results["worst_subgroups"] = name_worst(groups)
-    results["tumor_volume"] = bland_altman(assessed.tables.patients)
-    results["explanations"] = _explanations(test, resampling, sample)
+    results["tumor_volume"] = bland_altman(assessed.tables.patients, sample.confidence)
+    results["explanations"] = _explanations(test, resampling)
     results["data"], results["skipped"] = facts.data, facts.skipped
     return _without_nan(results)
 
 
-def _in_order(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Models as a run has them, those of other systems behind; then by side, source and patient."""
-    places = {name: place for place, name in enumerate(_SECTIONS)}
+def in_order(table: pd.DataFrame, main: str, keys: list[str]) -> pd.DataFrame:
+    """The same rows in an order of their own: by model, side, source and patient, then by ``keys``.
+
+    Models stand as a run has them and those of other systems behind, but where it is not a run's joint one the main model
+    stands first: it is the first of its table.
+    """
+    places = {name: place for place, name in enumerate(_SECTIONS)} | ({} if main == "joint" else {main: -1})
     place = table["model"].map(places).fillna(len(places)).astype(int)
     ordered = table.assign(place=place).sort_values(["place", *PATIENT_KEYS, *keys], ignore_index=True)
     return ordered.drop(columns="place")
 
 
-def _assess(cases: pd.DataFrame, volumes: pd.DataFrame, side: str, sample: Sample) -> tuple[Resampling, dict[str, Assessed]]:
+def _assess(
+    cases: pd.DataFrame, volumes: pd.DataFrame, side: str, main: str, sample: Sample
+) -> tuple[Resampling, dict[str, Assessed]]:
     of_side, scans = cases[cases["split"] == side], volumes[volumes["split"] == side]
     resampling, models = Resampling(of_side, sample), {}
     for name, rows in of_side.groupby("model", sort=False):
         tables = Tables.of(rows, scans[scans["model"] == name])
         models[str(name)] = Assessed(tables, resampling.estimate(tables))
     if side == "test" and not set(BASELINES) & set(models) and of_side["source"].nunique() > 1:
-        main = of_side[of_side["model"] == choose_main(cases)]
-        tables = Tables.of(source_frequencies(main), scans.head(0))
+        tables = Tables.of(source_frequencies(of_side[of_side["model"] == main]), scans.head(0))
         models["source_only"] = Assessed(tables, resampling.estimate(tables))
     return resampling, models
 
@@ -145,7 +150,7 @@ def _calibration(known: pd.DataFrame, resampling: Resampling, sample: Sample) ->
         # Ranks are the same before and after, and take longest to resample.
         estimates = resampling.estimate(tables, ranks=False)
         figures = {name: estimates[name].to_json() for name in ("expected_calibration_error", "brier_score")}
-        bins = reliability(known[column].to_numpy(float), label)
+        bins = reliability(known[column].to_numpy(float), label, confidence=sample.confidence)
         calibration[moment] = figures | {"bins": bins.to_dict("records")}
     return calibration
 
@@ -217,7 +222,7 @@ def _share(errors: NDArray[np.float64], confidence: float) -> dict[str, Any]:
     return {"value": float(errors.mean()) if count else math.nan, "low": low, "high": high, "n_slices": count}
 
 
-def _explanations(test: pd.DataFrame, resampling: Resampling, sample: Sample) -> dict[str, Any] | None:
+def _explanations(test: pd.DataFrame, resampling: Resampling) -> dict[str, Any] | None:
     """Scores of Grad-CAM, of a map of the brain's center and of a network with random weights; None where none were made."""
     scored = test[test["cam_pointing"].notna()]
     if scored.empty:
@@ -228,7 +233,7 @@ def _explanations(test: pd.DataFrame, resampling: Resampling, sample: Sample) ->
     means = pd.DataFrame({column: resampling.means(scored, scored[column]) for column in columns})
 
     def with_interval(value: float, resampled: pd.Series[float]) -> dict[str, float]:
-        low, high = percentile_interval(np.asarray(resampled.to_numpy(float)), sample.confidence)
+        low, high = resampling.interval(np.asarray(resampled.to_numpy(float)), scored)
         return {"value": float(value), "low": low, "high": high}
 
     for kind in _CAM_MAPS:

@@ -61,6 +61,8 @@ class ModelResult(_Part):
     epochs: int | None = None
     duration_s: float | None = None
     gate: dict[str, Any] | None = None
+    data_fingerprint: str | None = None
+    starts_from: tuple[str, ...] | None = None
 
 
 class ConstantAnswer(_Part):
@@ -71,7 +73,8 @@ class ConstantAnswer(_Part):
     difference: float
     low: float | None
     high: float | None
-    p_value: float
+    p_value: float | None
+    """McNemar's, exact; none where slices share a patient, for it takes them as independent."""
     only_model_right: int
     only_baseline_right: int
     beaten: bool

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from slicewise.config import GateConfig
 from slicewise.errors import InputError
 from slicewise.evaluation.baselines import BASELINES
-from slicewise.evaluation.cases import VOLUME_KEYS
 from slicewise.evaluation.intervals import Resampling, Sample
+from slicewise.evaluation.mask_pairs import pair_masks
 from slicewise.evaluation.metrics import METRICS, Tables, measure
 from slicewise.evaluation.paired import holm, wilcoxon_signed_rank
 from slicewise.evaluation.record import Record
 from slicewise.evaluation.results import choose_main
-from slicewise.evaluation.statistics import percentile_interval, resample_ranks
+from slicewise.evaluation.statistics import resample_ranks
 
 __all__ = ["FORMAT", "SHOWN", "compare_runs", "tabulate_runs"]
 
@@ -32,10 +32,8 @@ FORMAT = "slicewise-runs/1"
 SHOWN = ("volume_dice", "slice_dice", "roc_auc", "sensitivity", "specificity", "false_mask_rate")
 """Figures of the table in words; the comparison has all."""
 
-_SCAN = [name for name in VOLUME_KEYS if name not in ("model", "split")]
 _PATIENT = ["source", "patient_id"]
 _FEWEST_RUNS = 2
-_FEWEST_PATIENTS = 2  # one alone has no spread
 
 
 class _Run(NamedTuple):
@@ -44,8 +42,8 @@ class _Run(NamedTuple):
     cases: pd.DataFrame
     volumes: pd.DataFrame
 
-    def of(self, model: str) -> _Run:
-        return _Run(*(table[table["model"] == model] for table in self))
+    def of(self, model: str) -> Tables:
+        return Tables.of(*(table[table["model"] == model] for table in self))
 
 
 def compare_runs(records: Mapping[str, Record]) -> dict[str, Any]:
@@ -149,9 +147,9 @@ def _separate(record: Record, number: int) -> _Run:
     return _Run(cases, record.volumes[record.volumes["split"] == "test"])
 
 
-def _spread(runs: Mapping[str, _Run]) -> dict[str, Any]:
+def _spread(runs: Mapping[str, Tables]) -> dict[str, Any]:
     """Every figure of a model over the runs."""
-    measured = {name: measure(Tables.of(run.cases, run.volumes)) for name, run in runs.items()}
+    measured = {name: measure(tables) for name, tables in runs.items()}
     figures = {}
     for metric in METRICS:
         values = {name: figure[metric].value for name, figure in measured.items()}
@@ -169,56 +167,40 @@ def _spread(runs: Mapping[str, _Run]) -> dict[str, Any]:
 
 def _compare(runs: Mapping[str, _Run], main: str, other: str, resampling: Resampling, gate: GateConfig) -> dict[str, Any]:
     pairs = [(run.of(main), run.of(other)) for run in runs.values()]
-    volume_dice, resampled = _compare_dice([_pair_scans(*pair) for pair in pairs], resampling)
-    noninferiority = None
-    if volume_dice is not None:
-        low = float(np.nanquantile(resampled, 1 - gate.confidence)) if volume_dice["low"] is not None else math.nan
-        noninferiority = {
-            "margin": gate.margin,
-            "confidence": gate.confidence,
-            "low": _or_none(low),
-            "shown": bool(low >= -gate.margin),
-            "n_patients": volume_dice["n_patients"],
-        }
+    scans = [paired for pair in pairs if (paired := pair_masks(*pair, "volume_dice")) is not None]
     return {
         "model": main,
         "against": other,
-        "volume_dice": volume_dice,
-        "noninferiority": noninferiority,
+        **(_compare_dice(scans, resampling, gate) if scans else {"volume_dice": None, "noninferiority": None}),
         "roc_auc": _compare_ranks([_pair_answers(*pair) for pair in pairs], resampling),
     }
 
 
-def _pair_scans(ours: _Run, theirs: _Run) -> pd.DataFrame:
-    """Scans of one run that either model has a Dice of, with the ``difference``; missing where the other has none."""
-    both = _with_dice(ours.volumes).merge(_with_dice(theirs.volumes), on=_SCAN, how="outer", validate="one_to_one")
-    return both.assign(difference=both["dice_x"] - both["dice_y"])
+def _compare_dice(scans: list[pd.DataFrame], resampling: Resampling, gate: GateConfig) -> dict[str, Any]:
+    """The difference of the volume Dice by patient, and whether it is not inferior.
 
-
-def _with_dice(volumes: pd.DataFrame) -> pd.DataFrame:
-    tp, fp, fn = (volumes[name] for name in ("tp", "fp", "fn"))
-    return volumes[_SCAN].assign(dice=2 * tp / (2 * tp + fp + fn))
-
-
-def _compare_dice(scans: list[pd.DataFrame], resampling: Resampling) -> tuple[dict[str, Any] | None, NDArray[np.float64]]:
-    """The difference of the volume Dice by patient, and what it was in every resample."""
+    Args:
+        scans: Of each run in which both models have counts of the same slices, see
+            `slicewise.evaluation.mask_pairs.pair_masks`.
+        resampling: The patients of all runs.
+        gate: Margin and confidence.
+    """
     # Scans of a patient in one run first, then runs, so that no run counts more for having more scans of a patient.
-    by_run = [run.groupby(_PATIENT)["difference"].mean() for run in scans]
+    by_run = [(run["ours"] - run["theirs"]).groupby([run[name] for name in _PATIENT]).mean() for run in scans]
     patients = pd.concat(by_run).groupby(level=_PATIENT).mean()
-    paired = patients.dropna()
-    if paired.empty:
-        return None, np.array([])
-    differences = paired.to_numpy(float)
-    table = paired.index.to_frame(index=False)
+    differences, table = patients.to_numpy(float), patients.index.to_frame(index=False)
     resampled = resampling.means(table, differences)
     test = wilcoxon_signed_rank(differences, np.zeros(len(differences)))
     found = _with_interval(float(differences.mean()), resampled, resampling, table)
     found |= _over_runs(run.mean() for run in by_run)
-    found |= {"p_value": _or_none(test.p_value), "rank_biserial": _or_none(test.rank_biserial)}
-    return found | {"n_patients": len(paired), "n_left_out": len(patients) - len(paired)}, resampled
+    found |= {"p_value": _or_none(test.p_value), "rank_biserial": _or_none(test.rank_biserial), "n_patients": len(patients)}
+    low = resampling.lower_bound(resampled, table, gate.confidence)
+    noninferiority = {"margin": gate.margin, "confidence": gate.confidence, "low": _or_none(low)}
+    noninferiority |= {"shown": bool(low >= -gate.margin), "n_patients": len(patients)}
+    return {"volume_dice": found, "noninferiority": noninferiority}
 
 
-def _pair_answers(ours: _Run, theirs: _Run) -> pd.DataFrame:
+def _pair_answers(ours: Tables, theirs: Tables) -> pd.DataFrame:
     """Slices of one run with a known label that both models judge."""
     known = ours.cases["label"].notna() & ours.cases["classification"].fillna(False) & ours.cases["probability"].notna()
     mine = ours.cases.loc[known, [*_PATIENT, "slice_id", "label", "probability"]]
@@ -251,9 +233,7 @@ def _compare_ranks(answers: list[pd.DataFrame], resampling: Resampling) -> dict[
 def _with_interval(
     value: float, resampled: NDArray[np.float64], resampling: Resampling, patients: pd.DataFrame
 ) -> dict[str, Any]:
-    low, high = math.nan, math.nan
-    if len(np.unique(resampling.clusters(patients))) >= _FEWEST_PATIENTS:
-        low, high = percentile_interval(resampled, resampling.sample.confidence)
+    low, high = resampling.interval(resampled, patients)
     return {"value": value, "low": _or_none(low), "high": _or_none(high)}
 
 
@@ -281,8 +261,6 @@ def _say(entry: Mapping[str, Any], sample: Mapping[str, Any]) -> list[str]:
         if found.get("p_value") is not None:
             sentence += f"; Wilcoxon {_p(found['p_value'])}, adjusted {_p(found['p_adjusted'])}"
         sentence += ")."
-        if found.get("n_left_out"):
-            sentence += f" {_count(found['n_left_out'], 'patient')} left out, of whom only one of the two has a Dice."
         sentences.append(sentence)
         if name == "volume_dice" and entry["noninferiority"]["low"] is not None:
             verdict = entry["noninferiority"]

@@ -64,7 +64,7 @@ def assess_subgroups(cases: pd.DataFrame, sample: Sample) -> list[Subgroup]:
 
 
 def name_worst(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each dimension, the group with the lowest figure among those of at least `FEWEST_PATIENTS` patients.
+    """Of each dimension, the group with the lowest figure among the figures of at least `FEWEST_PATIENTS` patients.
 
     Args:
         groups: `Subgroup.to_json` of all.
@@ -74,12 +74,13 @@ def name_worst(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     worst = []
     for dimension in dict.fromkeys(group["dimension"] for group in groups):
-        enough = [g for g in groups if g["dimension"] == dimension and g["n_patients"] >= FEWEST_PATIENTS]
+        of_dimension = [group for group in groups if group["dimension"] == dimension]
         for metric in SHOWN[:-1]:
-            known = [group for group in enough if group["figures"][metric]["value"] is not None]
-            if len(known) < 2:
+            # Of a group's patients few may stand behind a figure; behind an undefined one there is none.
+            enough = [group for group in of_dimension if group["figures"][metric]["n_patients"] >= FEWEST_PATIENTS]
+            if len(enough) < 2:
                 continue
-            ranked = sorted(known, key=lambda group: group["figures"][metric]["value"])
+            ranked = sorted(enough, key=lambda group: group["figures"][metric]["value"])
             worst.append({"dimension": dimension, "name": ranked[0]["name"], "metric": metric, "best": ranked[-1]["name"]})
             break
     return worst

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from slicewise.errors import InputError
-from slicewise.evaluation.cases import CASE_COLUMNS, VOLUME_COLUMNS, make_volumes
+from slicewise.evaluation.cases import CASE_COLUMNS, VOLUME_COLUMNS, VOLUME_KEYS, make_volumes
 
 __all__ = ["REQUIRED", "read_cases", "read_volumes"]
 
@@ -55,7 +55,7 @@ def read_cases(path: Path) -> pd.DataFrame:
 
 
 def read_volumes(path: Path, cases: pd.DataFrame) -> pd.DataFrame:
-    """The scans of a table of cases: from the table beside it, or added up from its slices.
+    """The scans of a table of cases, added up from its slices; the table beside it has their distances.
 
     Args:
         path: ``volumes.parquet``; there may be none.
@@ -66,8 +66,9 @@ def read_volumes(path: Path, cases: pd.DataFrame) -> pd.DataFrame:
     """
     if not path.is_file():
         return make_volumes(cases)
-    columns = {name: kind for name, (kind, _) in VOLUME_COLUMNS.items()}
-    return _read(path).reindex(columns=list(columns)).astype(columns)
+    columns = {name: VOLUME_COLUMNS[name][0] for name in (*VOLUME_KEYS, "hausdorff95", "surface_dice", "distance_unit")}
+    # Its counts are not read: an earlier version added up scans that are none.
+    return make_volumes(cases, _read(path).reindex(columns=list(columns)).astype(columns))
 
 
 def _read(path: Path) -> pd.DataFrame:

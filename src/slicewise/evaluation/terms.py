@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from slicewise.evaluation.cases import are_outlined
+
 __all__ = ["ECE_BINS", "RATIOS", "figures_of", "patient_terms", "slice_terms", "volume_terms"]
 
 ECE_BINS = 10
@@ -52,9 +54,10 @@ _RIGHT_DICE = 0.5
 def slice_terms(cases: pd.DataFrame) -> pd.DataFrame:
     """Terms of each slice, ``(N, terms)`` float64; what does not apply to a slice is 0.
 
-    Segmentation counts only slices whose mask is known; classification only slices with a known label from sources that take
-    part. The heads contradict each other where the answer is "tumor" and the decoder marks nothing, or the other way round.
-    Both are right where the answer is, and the mask is empty on a tumor-free slice or has a Dice of at least 0.5.
+    Segmentation counts only slices whose mask is known, and a Dice or distance only those of sources and sequences with
+    outlined tumors; classification only slices with a known label from sources that take part. The heads contradict each
+    other where the answer is "tumor" and the decoder marks nothing, or the other way round. Both are right where the answer
+    is, and the mask is empty on a tumor-free slice or has a Dice of at least 0.5.
 
     Args:
         cases: Rows of one model, with the columns of `slicewise.evaluation.cases.CASE_COLUMNS`.
@@ -82,11 +85,12 @@ def slice_terms(cases: pd.DataFrame) -> pd.DataFrame:
 
     tp, fp, fn = (cases[name].to_numpy(float, na_value=np.nan) for name in ("tp", "fp", "fn"))
     total = np.nan_to_num(tp + fp + fn)
-    outlined = total > 0
+    group = are_outlined(cases).to_numpy()
+    outlined = group & (total > 0)
     dice = np.divide(2 * tp, 2 * tp + fp + fn, out=np.zeros(len(cases)), where=outlined)
     terms |= {"outlined": outlined.astype(float), "dice": dice}
     terms["iou"] = np.divide(tp, total, out=np.zeros(len(cases)), where=outlined)
-    terms |= _distance_terms(cases, "")
+    terms |= {name: np.where(group, values, 0.0) for name, values in _distance_terms(cases, "").items()}
     counted = ~np.isnan(tp)
     free = counted & _flags(cases["mask_state"] == "empty").astype(bool)
     terms |= {"tumor_free": free.astype(float), "false_mask": (free & (tp + fp > 0)).astype(float)}
@@ -96,7 +100,7 @@ def slice_terms(cases: pd.DataFrame) -> pd.DataFrame:
     terms["answered_twice"] = twice.astype(float)
     terms["contradicted"] = (twice & ((drawn > 0) != (called > 0))).astype(float)
     judged = (known > 0) & counted & ((label > 0) != free)
-    mask_right = np.where(label > 0, dice >= _RIGHT_DICE, ~outlined)
+    mask_right = np.where(label > 0, dice >= _RIGHT_DICE, total == 0)
     terms |= {"judged_twice": judged.astype(float), "both_right": (judged & mask_right & (right > 0)).astype(float)}
     return pd.DataFrame(terms, index=cases.index)
 

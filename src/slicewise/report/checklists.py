@@ -38,8 +38,8 @@ FACTS = {
     "n_slices_train": "Slices of the patients trained on.",
     "n_slices_val": "Slices of the patients tuned on.",
     "n_slices_test": "Slices of the patients tested on.",
-    "n_tumor_test": "Test slices labelled with tumor.",
-    "n_tumor_free_test": "Test slices labelled without tumor.",
+    "n_tumor_test": "Test slices with tumor that classification is scored on.",
+    "n_tumor_free_test": "Test slices without tumor, alike.",
     "split_shares": "Shares of training, tuning and testing.",
     "duplicates": "How many groups of copies were found, and what was done with them.",
     "skipped_files": "Number of files skipped because they cannot be read.",
@@ -56,7 +56,7 @@ FACTS = {
     "selection_rule": "Figure and gate by which an epoch is kept.",
     "ensemble": "Members and how they are joined, or that there is but one network.",
     "threshold": "Probability of a slice from which the answer is tumor; a number.",
-    "sensitivity_target": "Slice sensitivity on tuning patients that the threshold must reach; a number.",
+    "sensitivity_target": "Slice sensitivity that the threshold must reach on the tuning slices that decide it; a number.",
     "mask_threshold": "Probability from which a pixel belongs to the mask; a number.",
     "temperature": "What logits are divided by for calibrated probabilities, 1 for none; a number.",
     # The results on test patients: a figure is a text with value, interval and n
@@ -80,7 +80,7 @@ FACTS = {
     "small_tumors": "Figures by size of the tumor.",
     "patient_figures": "Figures with the patient as the unit.",
     "subgroups": "Figures by source and by other strata known to the run.",
-    "failures": "Counts of misses and false alarms, and the worst patients.",
+    "failures": "Counts of misses, false alarms and false masks.",
     "explanation": "Method of the heat maps, its parameters, and how far they were checked.",
     "limits": "Warnings that the run's own numbers give.",
 }

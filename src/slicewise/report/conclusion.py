@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
+from slicewise.evaluation.metrics import METRICS
 from slicewise.evaluation.subgroups import FEWEST_PATIENTS
-from slicewise.report.wording import behind, percent, with_interval
+from slicewise.report.wording import behind, percent, percent_with_interval, with_interval
 
 __all__ = ["Sentence", "conclude"]
 
@@ -67,27 +68,27 @@ def conclude(results: Mapping[str, Any], patients: pd.DataFrame) -> list[Sentenc
 
 
 def _where(results: Mapping[str, Any]) -> Iterator[Sentence]:
-    volume, false_masks = results["test"]["volume_dice"], results["test"]["false_mask_rate"]
-    if volume["value"] is None:
+    false_masks = results["test"]["false_mask_rate"]
+    # Where no scan's masks are all known there is no volume.
+    metric = next((name for name in ("volume_dice", "slice_dice") if results["test"][name]["value"] is not None), None)
+    if metric is None:
         yield Sentence("warning", "No test slice has an outlined tumor: these cases say nothing about where a tumor is.")
         return
+    dice = results["test"][metric]
     yield Sentence(
         "finding",
-        "On test patients of sources with outlined tumors, the masks reach a mean volume Dice of "
-        f"{with_interval(volume)}; {behind(volume)}.",
+        f"On test patients, where tumors are outlined, the masks reach a mean {METRICS[metric]} of "
+        f"{with_interval(dice)}; {behind(dice)}.",
     )
     if false_masks["value"] is not None:
-        interval = (
-            "" if false_masks["low"] is None else f" ({percent(false_masks['low'])} to {percent(false_masks['high'])})"
-        )
         yield Sentence(
             "finding",
-            f"A mask is drawn in {percent(false_masks['value'])}{interval} of the tumor-free slices; {behind(false_masks)}.",
+            f"A mask is drawn in {percent_with_interval(false_masks)} of the tumor-free slices; {behind(false_masks)}.",
         )
-    if volume["n_patients"] < FEWEST_PATIENTS:
+    if dice["n_patients"] < FEWEST_PATIENTS:
         yield Sentence(
             "warning",
-            f"The Dice comes from fewer than {FEWEST_PATIENTS} patients ({volume['n_patients']}): an example, not a figure "
+            f"The Dice comes from fewer than {FEWEST_PATIENTS} patients ({dice['n_patients']}): an example, not a figure "
             "to compare or to rely on.",
         )
 
@@ -112,9 +113,13 @@ def _whether(results: Mapping[str, Any]) -> Iterator[Sentence]:
     always = f'always answering "{constant["answer"]}"'
     if constant["answer"] == "tumor":
         always = '"always tumor"'
+    if constant["p_value"] is None:  # slices share patients, so that the difference speaks, resampled by patient
+        tested = f"difference {_signed({**constant, 'value': constant['difference']})}"
+    else:
+        tested = f"exact McNemar p = {constant['p_value']:.3g}"
     figures = (
         f"an accuracy of {with_interval(accuracy)} against {constant['accuracy']:.3f} for {always} "
-        f"(exact McNemar p = {constant['p_value']:.3g}, {behind(accuracy)})"
+        f"({tested}, {behind(accuracy)})"
     )
     if constant["beaten"]:
         yield Sentence("finding", f"It is right significantly more often than a constant answer: {figures}.")
@@ -193,7 +198,9 @@ def _against_models(results: Mapping[str, Any]) -> Iterator[Sentence]:
             if difference is None:
                 continue
             test = next((test for test in entry["tests"] if test["metric"] == metric), None)
-            tested = "" if test is None or test["p_adjusted"] is None else f", {test['test']} p = {test['p_adjusted']:.3g}"
+            tested = ""
+            if test is not None and test["p_adjusted"] is not None:
+                tested = f", {test['test']} p = {test['p_adjusted']:.3g}, adjusted by Holm"
             certain = difference["low"] is not None and (difference["low"] > 0 or difference["high"] < 0)
             adjusted = test is not None and test["p_adjusted"] is not None and test["p_adjusted"] < _SIGNIFICANT
             verdict = "a difference that is significant" if certain and adjusted else "no significant difference"
@@ -201,7 +208,7 @@ def _against_models(results: Mapping[str, Any]) -> Iterator[Sentence]:
             yield Sentence(
                 "warning" if worse else "finding",
                 f"Against {_NAMES.get(other, other)} the {name} differs by {_signed(difference)}: {verdict} "
-                f"({behind(difference)}{tested}, adjusted by Holm).",
+                f"({behind(difference)}{tested}).",
             )
     single, joint = results["single_task"], results["phases"].get("joint", {})
     if {"segmentation", "classification"} <= set(single) and "parameters" in joint:
@@ -219,8 +226,9 @@ def _agreement_of_heads(results: Mapping[str, Any]) -> Iterator[Sentence]:
         return
     yield Sentence(
         "finding",
-        f"The two heads contradict each other in {percent(contradiction['value'])} of the slices; answer and mask are both "
-        f"right (a Dice of at least 0.5, or rightly no mask) in {percent(both['value'])}; {behind(both)}.",
+        f"The two heads contradict each other in {percent_with_interval(contradiction)} of the slices, "
+        f"{behind(contradiction)}; answer and mask are both right (a Dice of at least 0.5, or rightly no mask) in "
+        f"{percent_with_interval(both)}, {behind(both)}.",
     )
 
 
@@ -243,11 +251,12 @@ def _uncertainty(results: Mapping[str, Any]) -> Iterator[Sentence]:
     if uncertainty is None:
         return
     kept, referred = uncertainty["kept"], uncertainty["referred"]
-    told = (
-        f"With the least certain slices referred to a reader ({percent(1 - uncertainty['coverage'])} on test), "
-        f"{percent(kept['value'] or 0)} of the answers that remain are wrong, in place of "
-        f"{percent(uncertainty['error_rate'])}"
-    )
+    told = f"With the least certain slices referred to a reader ({percent(1 - uncertainty['coverage'])} on test), "
+    of_all = percent(uncertainty["error_rate"])
+    if kept["value"] is None:
+        told += f"no answer remains; of all {of_all} are wrong"
+    else:
+        told += f"{percent(kept['value'])} of the answers that remain are wrong, in place of {of_all}"
     if referred["value"] is not None:
         told += f"; of those referred {percent(referred['value'])} would have been"
     helps = uncertainty["area_under_risk_coverage"] < uncertainty["error_rate"]
@@ -274,14 +283,15 @@ def _worst_patient(patients: pd.DataFrame) -> Iterator[Sentence]:
 def _worst_subgroups(results: Mapping[str, Any]) -> Iterator[Sentence]:
     groups = {(group["dimension"], group["name"]): group for group in results["subgroups"]}
     for worst in results["worst_subgroups"]:
-        low, high = (groups[worst["dimension"], worst[which]] for which in ("name", "best"))
-        lowest, highest = (group["figures"][worst["metric"]] for group in (low, high))
+        lowest, highest = (
+            groups[worst["dimension"], worst[which]]["figures"][worst["metric"]] for which in ("name", "best")
+        )
         yield Sentence(
             "finding",
             f"By {worst['dimension']}, {worst['name']} is lowest: {worst['metric'].replace('_', ' ')} "
             f"{with_interval(lowest)} "
-            f"of {low['n_patients']} patients, against {with_interval(highest)} for {worst['best']} of {high['n_patients']}"
-            f"{_overlap(lowest, highest)}.",
+            f"of {lowest['n_patients']} patients, against {with_interval(highest)} for {worst['best']} of "
+            f"{highest['n_patients']}{_overlap(lowest, highest)}.",
         )
 
 
@@ -291,13 +301,15 @@ def _explanations(results: Mapping[str, Any]) -> Iterator[Sentence]:
         return
     above = explained["above_center"]["pointing"]
     better = above["low"] is not None and above["low"] > 0
+    similarity = ""
+    if explained["randomized_similarity"] is not None:
+        similarity = f" Its rank correlation with the map of randomized weights is {explained['randomized_similarity']:.2f}."
     yield Sentence(
         "finding" if better else "warning",
         f"Grad-CAM's strongest point lies on the tumor in {percent(explained['cam']['pointing']['value'])} of the slices "
         f"with one; pointing at the brain's center does in {percent(explained['center']['pointing']['value'])}, so the map "
         f"{'tells more than' if better else 'was not shown to tell more than'} the center (difference {_signed(above)}, "
-        f"{behind(explained)}). Its rank correlation with the map of randomized weights is "
-        f"{explained['randomized_similarity'] or 0:.2f}.",
+        f"{behind(explained)}).{similarity}",
     )
 
 

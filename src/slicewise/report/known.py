@@ -10,7 +10,7 @@ import yaml
 import slicewise
 from slicewise.config import Config
 from slicewise.data.preprocess import PREPROCESSING
-from slicewise.evaluation.facts import Facts
+from slicewise.evaluation.facts import Facts, ModelFacts
 from slicewise.evaluation.metrics import METRICS
 from slicewise.report.conclusion import Sentence
 from slicewise.report.wording import behind, percent, with_interval
@@ -57,9 +57,11 @@ def gather_facts(
         known["model_id"] = results["model_id"]
         described = facts.models.get(str(results["model"]))
         if described is not None:
-            known |= described.model_dump(include={"parameters", "threshold", "temperature"})
+            known |= described.model_dump(include={"parameters", "threshold", "temperature", "data_fingerprint"})
     if config is not None:
-        known |= _of_config(Config.model_validate(yaml.safe_load(config)))
+        settings = Config.model_validate(yaml.safe_load(config))
+        known |= _of_config(settings)
+        known["initialization"] = _initialization(facts.models, str(results["model"]), settings.seed)
     if environment:
         hardware = ("platform", "cores", "threads", "device")
         known["software"] = ", ".join(f"{name} {value}" for name, value in environment.items() if name not in hardware)
@@ -94,9 +96,9 @@ def _of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         if ("hausdorff95" in name or "surface_dice" in name) and test[name]["value"] is not None
     ]
     patients = [
-        f"{METRICS[n]} {with_interval(test[n])}"
-        for n in METRICS
-        if n.startswith("patient_") and test[n]["value"] is not None
+        f"{METRICS[name]} {with_interval(test[name])}, {behind(test[name])}"
+        for name in METRICS
+        if name.startswith("patient_") and test[name]["value"] is not None
     ]
     groups = [
         f"{group['dimension']} {group['name']}: "
@@ -109,6 +111,9 @@ def _of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         if any(group["figures"][name]["value"] is not None for name in ("slice_dice", "sensitivity"))
     ]
     known |= {
+        "n_tumor_test": test["sensitivity"]["n_slices"],
+        "n_tumor_free_test": test["specificity"]["n_slices"],
+        "failures": _failures(test),
         "metrics": ", ".join(METRICS[name] for name in METRICS if test[name]["value"] is not None),
         "intervals": f"{percent(sample['confidence'])} percentile intervals of a bootstrap over patients, Wilson's for "
         "rates of which each patient gives one",
@@ -123,7 +128,7 @@ def _of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         after = results["calibration"]["after"]
         known["calibration"] = (
             f"Brier score {with_interval(after['brier_score'])}, expected calibration error "
-            f"{with_interval(after['expected_calibration_error'])}"
+            f"{with_interval(after['expected_calibration_error'])}, {behind(after['brier_score'])}"
         )
     if results["uncertainty"]:
         area, rate = results["uncertainty"]["area_under_risk_coverage"], results["uncertainty"]["error_rate"]
@@ -136,10 +141,28 @@ def _of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         known["explanation"] = (
             "HiResCAM of the classification head, scored against the masks: strongest point on the tumor in "
             f"{percent(explained['cam']['pointing']['value'])} of the slices, by the brain's center in "
-            f"{percent(explained['center']['pointing']['value'])}; rank correlation with the map of randomized weights "
-            f"{explained['randomized_similarity'] or 0:.2f}"
+            f"{percent(explained['center']['pointing']['value'])}, {behind(explained)}"
         )
-    return {name: value for name, value in known.items() if value}
+        if explained["randomized_similarity"] is not None:
+            similarity = f"{explained['randomized_similarity']:.2f}"
+            known["explanation"] += f"; rank correlation with the map of randomized weights {similarity}"
+    return {name: value for name, value in known.items() if value not in (None, "")}
+
+
+def _failures(test: Mapping[str, Any]) -> str:
+    """Counts of what was wrong, from the rates and what stands behind them."""
+    counts = (
+        ("sensitivity", "{wrong} of {count} tumor slices missed"),
+        ("specificity", "{wrong} of {count} tumor-free slices called tumor"),
+        ("false_mask_rate", "a mask drawn in {right} of {count} tumor-free slices"),
+    )
+    known = []
+    for name, sentence in counts:
+        count, rate = test[name]["n_slices"], test[name]["value"]
+        if rate is not None:
+            right = round(rate * count)
+            known.append(sentence.format(right=right, wrong=count - right, count=count))
+    return ", ".join(known)
 
 
 def _of_data(data: list[dict[str, Any]]) -> dict[str, Any]:
@@ -150,9 +173,6 @@ def _of_data(data: list[dict[str, Any]]) -> dict[str, Any]:
         entries = [entry for entry in data if entry["split"] == side]
         known[f"n_patients_{side}"] = sum(entry["patients"] for entry in entries)
         known[f"n_slices_{side}"] = sum(entry["slices"] for entry in entries)
-    tested = [entry for entry in data if entry["split"] == "test"]
-    known["n_tumor_test"] = sum(entry["tumor"] for entry in tested)
-    known["n_tumor_free_test"] = sum(entry["tumor_free"] for entry in tested)
     names = list(dict.fromkeys(entry["source"] for entry in data))
     totals = {
         name: tuple(sum(entry[what] for entry in data if entry["source"] == name) for what in ("patients", "slices"))
@@ -165,6 +185,22 @@ def _of_data(data: list[dict[str, Any]]) -> dict[str, Any]:
     labels, masks = (sum(entry[what] for entry in data) for what in ("label_unknown", "mask_unknown"))
     known["unknown_annotations"] = f"{labels} slices have no known label and {masks} no known mask"
     return known
+
+
+def _initialization(models: Mapping[str, ModelFacts], name: str, seed: int) -> str | None:
+    """What a model's weights started from, back through the models of the run; None where that is not known."""
+    if name not in models or models[name].starts_from is None:
+        return None
+    origins = models[name].starts_from
+    if not origins:
+        return f"random weights of seed {seed}"
+    # Only models before it: one that the gate refused has the weights of an earlier one, and so its ID.
+    earlier = list(models)[: list(models).index(name)]
+    found = next((other for other in earlier if (models[other].model_id,) == origins), None)
+    if found is None:
+        return f"weights {' and '.join(origins)}{', averaged' if len(origins) > 1 else ''}"
+    before = _initialization(models, found, seed)
+    return f"those of {found} ({origins[0]})" + ("" if before is None else f", which started from {before}")
 
 
 def _of_config(config: Config) -> dict[str, Any]:
@@ -186,7 +222,6 @@ def _of_config(config: Config) -> dict[str, Any]:
         "augmentation": changes,
         "architecture": f"U-Net behind a space-to-depth stem with one decoder and one classification head, widths "
         f"{', '.join(map(str, config.model.widths))}",
-        "initialization": f"random weights of seed {config.seed}",
         "phases": phases + f"; early stopping after {training.patience} epochs without a gain",
         "optimization": f"AdamW, warm-up and cosine, batches of {training.batch_size}, weight decay "
         f"{training.weight_decay:g}, averaged weights with decay {training.ema_decay:g}, precision {training.precision}",

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slicewise.evaluation.subgroups import FEWEST_PATIENTS
-from slicewise.report.wording import behind, percent, with_interval
+from slicewise.report.wording import behind, percent, percent_with_interval, with_interval
 
 __all__ = ["recommend"]
 
 RULE_OUT_NPV = 0.99
 """Lower end of the NPV from which "no tumor" could spare a reader the slice."""
+RULE_OUT_FACTOR = 10
+"""How many times rarer than before "no tumor" must leave tumors, by the same end: where they are rare any answer has a high
+NPV. A likelihood ratio of 0.1 is what is called a large change (Jaeschke et al. 1994,
+https://doi.org/10.1001/jama.1994.03510330081039)."""
 RULE_IN_PPV = 0.9
 """Lower end of the PPV from which "tumor" could be acted on before a reader has seen the slice."""
 
@@ -51,21 +55,32 @@ def _predictive(row: Mapping[str, Any]) -> str:
 
 
 def _range(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return "an undefined share"
-    if figure["low"] is None or figure["high"] is None:
-        return percent(figure["value"])
-    return f"{percent(figure['value'])} ({percent(figure['low'])} to {percent(figure['high'])})"
+    return "an undefined share" if figure["value"] is None else percent_with_interval(figure)
 
 
 def _uses(rows: list[Mapping[str, Any]]) -> Iterator[str]:
-    for name, bar, use, purpose in (
-        ("npv", RULE_OUT_NPV, "Ruling out", f"NPV of at least {percent(RULE_OUT_NPV)} at the lower end of its interval"),
-        ("ppv", RULE_IN_PPV, "Ruling in", f"PPV of at least {percent(RULE_IN_PPV)} at the lower end of its interval"),
-    ):
-        good = [row["prevalence"] for row in rows if row[name]["low"] is not None and row[name]["low"] >= bar]
-        if good:
-            edge = f"up to {percent(max(good))}" if name == "npv" else f"from {percent(min(good))} on"
-            yield f"{use}: conceivable at prevalences {edge} ({purpose}), with every answer still seen by a reader."
-        else:
-            yield f"{use}: not supported at any prevalence looked at ({purpose} is not reached)."
+    seen = "with every answer still seen by a reader"
+    known = sorted((row for row in rows if row["npv"]["low"] is not None), key=lambda row: float(row["prevalence"]))
+    good = [row for row in known if row["npv"]["low"] >= RULE_OUT_NPV and _times_rarer(row) >= RULE_OUT_FACTOR]
+    rule = (
+        f'an NPV of at least {percent(RULE_OUT_NPV)} and tumors at least {RULE_OUT_FACTOR} times rarer after "no tumor" '
+        "than before, by the lower end of the NPV's interval"
+    )
+    for row in good[-1:] or known[:1]:  # where tumors are rarest an answer comes nearest to it
+        rule += f"; of {percent(row['prevalence'])} tumor slices it leaves {_times_rarer(row):.4g} times fewer"
+    if good:
+        yield f"Ruling out: conceivable at prevalences up to {percent(good[-1]['prevalence'])}, {seen} ({rule})."
+    else:
+        yield f"Ruling out: not supported at any prevalence looked at (needed: {rule})."
+    purpose = f"PPV of at least {percent(RULE_IN_PPV)} at the lower end of its interval"
+    good = [row for row in rows if row["ppv"]["low"] is not None and row["ppv"]["low"] >= RULE_IN_PPV]
+    if good:
+        edge = percent(min(row["prevalence"] for row in good))
+        yield f"Ruling in: conceivable at prevalences from {edge} on, {seen} ({purpose})."
+    else:
+        yield f"Ruling in: not supported at any prevalence looked at ({purpose} is not reached)."
+
+
+def _times_rarer(row: Mapping[str, Any]) -> float:
+    """Tumors after "no tumor" than before, at the worse end."""
+    return float(row["prevalence"] / (1 - row["npv"]["low"]))  # a sensitivity with an interval has a lower end below 1

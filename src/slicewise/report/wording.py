@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["behind", "percent", "with_interval"]
+__all__ = ["behind", "percent", "percent_with_interval", "with_interval"]
 
 
 def with_interval(figure: Mapping[str, Any]) -> str:
-    """A value with its 95 % interval, where it has one.
+    """A value with its interval, where it has one.
 
     >>> with_interval({"value": 0.9131, "low": 0.8594, "high": 0.9474})
     '0.913 (0.859 to 0.947)'
@@ -21,6 +21,17 @@ def with_interval(figure: Mapping[str, Any]) -> str:
     if figure.get("low") is None or figure.get("high") is None:
         return f"{figure['value']:.3f}"
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def percent_with_interval(figure: Mapping[str, Any]) -> str:
+    """A share with its interval, where it has one.
+
+    >>> percent_with_interval({"value": 0.0333, "low": 0.016, "high": 0.056})
+    '3.3 % (1.6 % to 5.6 %)'
+    """
+    if figure["low"] is None or figure["high"] is None:
+        return percent(figure["value"])
+    return f"{percent(figure['value'])} ({percent(figure['low'])} to {percent(figure['high'])})"
 
 
 def behind(figure: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ class Validation:
     operating_point: OperatingPoint
     """What these predictions suggest."""
     dice_by_patient: pd.Series[float]
-    """Volume Dice by source and patient, of sources in which tumors are outlined."""
+    """Volume Dice by source and patient, of scans of which every mask is known, where tumors are outlined."""
     score: float
     """What checkpoints are compared by: the mean of the Dice of all pixels and the ROC-AUC, of those the phase trains.
 
@@ -109,9 +109,17 @@ def validate(
     return Validation(
         figures,
         OperatingPoint(temperature, threshold),
-        dice_by_patient(cases),
+        # By the store, not by the rows: a phase without labels does not see the slices whose mask is not known.
+        dice_by_patient(cases[_have_all_masks(store.table, targets)[rows]]),
         float(np.mean(defined)) if defined else 0.0,
     )
+
+
+def _have_all_masks(table: pd.DataFrame, targets: Targets) -> NDArray[np.bool_]:
+    """Per row of the store: the masks of all slices of its scan are known."""
+    known = pd.Series(targets.mask_known, index=table.index)
+    scans = [table[name] for name in ("source", "patient_id", "study_id", "sequence")]
+    return known.groupby(scans, dropna=False).transform("all").to_numpy(bool)
 
 
 def _decisive(known: NDArray[np.bool_], targets: Targets, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
