@@ -81,7 +81,8 @@ def example():
     return read
 
 
-@pytest.fixture(scope="session")
+# Playwright's event loop runs in this thread while it is open, and tests in other files want one of their own.
+@pytest.fixture(scope="module")
 def browser():
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:

@@ -460,9 +460,10 @@ def _declared_shape(path: Path) -> tuple[int, ...]:
     """What a header of NIfTI or DICOM says of the three axes; empty where there is none, or one that its reader refuses."""
     with suppress(Exception):  # damaged headers fail in more ways than can be listed
         with path.open("rb") as stream:
-            is_gzip = stream.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if is_gzip else path.open("rb") as stream:
             head = stream.read(_HEADER_BYTES)
+        if head.startswith(b"\x1f\x8b"):
+            with gzip.open(path) as stream:
+                head = stream.read(_HEADER_BYTES)
         if head[128:132] == b"DICM":
             from slicewise.sources.dicom_header import guarded, read_header
 

@@ -34,11 +34,10 @@ from slicewise.service.schemas import (
     NOTICE,
     BatchLine,
     Health,
-    MaskChoice,
     ModelCard,
     Prediction,
     Readiness,
-    SegmentChoice,
+    SliceOptions,
     StudyResult,
     StudyStatus,
 )
@@ -64,14 +63,8 @@ _CODES_OF_POSTS = (400, 401, 403, 408, 413, 422, 429, 500, 501, 503, 504)
 
 Upload = Annotated[UploadFile, File(description="A picture, a NIfTI file or a DICOM file with one slice.")]
 Uploads = Annotated[list[UploadFile], File(description="Files, each in a field of this name.")]
-Explain = Annotated[bool, Query(description="Also answer Grad-CAM: what spoke for tumor. Needs torch on the server.")]
-Uncertain = Annotated[bool, Query(description="Also say how much the answer moves. Needs torch on the server.")]
-Segment = Annotated[
-    SegmentChoice,
-    Query(description="auto: the mask where the answer is tumor. always: also elsewhere. never: the probability alone."),
-]
-MaskFormat = Annotated[MaskChoice, Query(description="How the mask is sent.")]
-Picture = Annotated[bool, Query(description="Also answer the slice as it was read, as a PNG of 8 bit.")]
+Options = Annotated[SliceOptions, Query()]
+Uncertain = Annotated[bool, Query(description="Also say how much the answers move. Needs torch on the server.")]
 StudyId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", description="As answered when it was sent.")]
 FileName = Literal["mask", "segmentation", "report", "montage", "slices"]
 assert set(_FILE_TYPES) == set(ENDINGS)
@@ -151,8 +144,8 @@ def _predict_routes(house: House) -> APIRouter:
     router = APIRouter(tags=["slices"])
     patience_s = house.settings.answer_timeout_s
 
-    def pool_for(explain: bool, uncertainty: bool) -> Pool:
-        return house.thorough if explain or uncertainty else house.slices
+    def pool_for(options: SliceOptions) -> Pool:
+        return house.thorough if options.explain or options.uncertainty else house.slices
 
     async def own_spool() -> AsyncIterator[Spool]:
         """Of a batch. It ends after the answer, and also where the client has gone before that had begun."""
@@ -160,18 +153,9 @@ def _predict_routes(house: House) -> APIRouter:
             yield spool
 
     @router.post("/v1/predict", response_model=Prediction, responses=_problems(*_CODES_OF_POSTS))
-    async def predict(
-        request: Request,
-        file: Upload,
-        explain: Explain = False,
-        uncertainty: Uncertain = False,
-        segment: Segment = "auto",
-        mask: MaskFormat = "png",
-        picture: Picture = False,
-    ) -> Response:
+    async def predict(request: Request, file: Upload, options: Options) -> Response:
         """Is there a tumor in this slice, and where?"""
-        options = {"explain": explain, "uncertainty": uncertainty, "segment": segment, "mask": mask, "picture": picture}
-        pool = pool_for(explain, uncertainty)
+        pool = pool_for(options)
         with _place_in(house.lanes["thorough"]) if pool is house.thorough else nullcontext():
             path = await house.spool.save(file)
             return Response(await _ask(pool, path, _request_id(request), options, patience_s), media_type=_JSON)
@@ -189,19 +173,11 @@ def _predict_routes(house: House) -> APIRouter:
         },
     )
     async def predict_batch(
-        request: Request,
-        file: Uploads,
-        explain: Explain = False,
-        uncertainty: Uncertain = False,
-        segment: Segment = "auto",
-        mask: MaskFormat = "png",
-        picture: Picture = False,
-        spool: Spool = Depends(own_spool),
+        request: Request, file: Uploads, options: Options, spool: Spool = Depends(own_spool)
     ) -> StreamingResponse:
         """The same for many slices; each answer is sent as soon as it is found."""
         paths = [await spool.save(upload) for upload in file]
-        options = {"explain": explain, "uncertainty": uncertainty, "segment": segment, "mask": mask, "picture": picture}
-        request_id, pool = _request_id(request), pool_for(explain, uncertainty)
+        request_id, pool = _request_id(request), pool_for(options)
 
         async def ask(path: Path) -> bytes:
             return await _ask(pool, path, request_id, options, patience_s)
@@ -281,10 +257,11 @@ def _study_routes(house: House) -> APIRouter:
     return router
 
 
-async def _ask(pool: Pool, path: Path, request_id: str, options: dict[str, Any], patience_s: float) -> bytes:
+async def _ask(pool: Pool, path: Path, request_id: str, options: SliceOptions, patience_s: float) -> bytes:
     """The answer for one upload, which is removed."""
+    task = SliceTask(str(path), request_id, time.monotonic(), **options.model_dump())
     try:
-        return await pool.ask(SliceTask(str(path), request_id, time.monotonic(), **options), patience_s=patience_s)
+        return await pool.ask(task, patience_s=patience_s)
     finally:
         path.unlink(missing_ok=True)
 

@@ -14,12 +14,12 @@ __all__ = [
     "BatchLine",
     "Health",
     "Mask",
-    "MaskChoice",
     "ModelCard",
     "Prediction",
     "Readiness",
     "RunLengths",
     "SegmentChoice",
+    "SliceOptions",
     "StudyFile",
     "StudyRefusal",
     "StudyResult",
@@ -29,7 +29,6 @@ __all__ = [
 NOTICE = "Research software, not a medical device: nothing here may guide the care of a patient."
 
 SegmentChoice = Literal["auto", "always", "never"]
-MaskChoice = Literal["png", "rle", "none"]
 StudyState = Literal["queued", "running", "done", "failed", "cancelled", "lost"]
 
 _MASK = {"encoding": "rle", "shape": [2, 4], "data": {"counts": [1, 2, 5]}}
@@ -121,8 +120,25 @@ class RunLengths(BaseModel):
     """Pixels outside, inside, outside … row by row; the first is 0 where the first pixel is inside."""
 
 
+class SliceOptions(BaseModel):
+    """What is wanted of a slice, in the query."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    explain: bool = False
+    """Also answer Grad-CAM: what spoke for tumor. Needs torch on the server."""
+    uncertainty: bool = False
+    """Also say how much the answer moves. Needs torch on the server."""
+    segment: SegmentChoice = "auto"
+    """auto: the mask where the answer is tumor. always: also elsewhere. never: the probability alone."""
+    mask: Literal["png", "rle", "none"] = "png"
+    """How the mask is sent."""
+    picture: bool = False
+    """Also answer the slice as it was read, as a PNG of 8 bit."""
+
+
 class Mask(BaseModel):
-    """A mask on the grid of the input."""
+    """A mask on the slice as radiologists view it; on the grid of a file that is stored turned, /v1/studies has it."""
 
     model_config = _example(_MASK)
 
@@ -152,7 +168,7 @@ class Prediction(BaseModel):
     uncertainty: float | None
     """Standard deviation of the probability over views and dropout draws, in [0, 0.5]; null: not asked for."""
     shape: tuple[int, int]
-    """Rows and columns of the input."""
+    """Rows and columns of the slice, as radiologists view it."""
     spacing_mm: tuple[float, float] | None
     """Between rows and between columns; null where the file does not say."""
     kind: str
@@ -166,7 +182,7 @@ class Prediction(BaseModel):
     area_mm2: float | None
     """Area of the mask; null where the spacing is not known or no mask was looked for."""
     explanation: str | None
-    """Grad-CAM on the grid of the input, a gray PNG in base64; null: not asked for."""
+    """Grad-CAM on the same grid, a gray PNG in base64; null: not asked for."""
     picture: str | None
     """The slice as it was read, a gray PNG of 8 bit in base64; null: not asked for."""
     concerns: list[ConcernRecord]
