@@ -117,7 +117,8 @@ def test_a_refusal_says_what_was_expected_and_where_to_find_it(service, asked):
         asked.predict(b"no picture")
     error = refusal.value
     assert (error.problem, error.title) == ("unknown-format", "The file cannot be read")
-    assert any(line.get("request_id") == error.request_id for line in service.lines())
+    # It is answered first, and written down then.
+    wait_until(lambda: any(line.get("request_id") == error.request_id for line in service.lines()))
 
 
 def test_a_wrong_key_is_a_refusal(connect, service_url):
