@@ -42,7 +42,7 @@ KILLED_RUN = """
 name: killed
 phantom: {patients: 9, pictures: 16, slices: 6}
 split: {train: 0.5, val: 0.25}
-model: {widths: [4, 4, 8, 8, 8]}
+model: {widths: [4, 4, 8, 8], blocks: [1, 1, 1, 1], decoder_width: 4}
 audit: {accept: [shortcut-border, shortcut-metadata, shortcut-source]}
 training: {batch_size: 8, epoch_slices: 32, ema_decay: 0.8, accelerator: cpu, save_interval_s: 0, single_task: false}
 logging: {backend: none, example_epochs: 0}

@@ -36,7 +36,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> ModelConfig:
     """A network of the real shape in every respect but its widths."""
-    return ModelConfig(widths=(4, 4, 8, 8, 8))
+    return ModelConfig(widths=(4, 4, 8, 8), blocks=(1, 1, 1, 1), decoder_width=4)
 
 
 def make_slice(random, kind):

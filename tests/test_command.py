@@ -22,7 +22,7 @@ CONFIG = """
 name: <b>tiny</b>
 phantom: {patients: 9, pictures: 16, slices: 6}
 split: {train: 0.5, val: 0.25}
-model: {widths: [4, 4, 8, 8, 8]}
+model: {widths: [4, 4, 8, 8], blocks: [1, 1, 1, 1], decoder_width: 4}
 training: {batch_size: 8, epoch_slices: 32, accelerator: cpu}
 phases:
   segmentation: {epochs: 2}

@@ -74,8 +74,13 @@ common = {
     "seed": st.integers(0, 2**63 - 1),
     "workers": st.integers(1, 64),
     "split": st.builds(SplitConfig, train=st.floats(0.01, 0.5), val=st.floats(1e-6, 0.49)),
-    "model": st.builds(
-        ModelConfig, widths=st.lists(st.integers(1, 512), min_size=3, max_size=6), dropout=st.floats(0, 0.99)
+    "model": st.lists(st.tuples(st.integers(1, 512), st.integers(0, 8)), min_size=3, max_size=6).flatmap(
+        lambda levels: st.builds(
+            ModelConfig,
+            widths=st.just([width for width, _ in levels]),
+            blocks=st.just([depth for _, depth in levels]),
+            dropout=st.floats(0, 0.99),
+        )
     ),
     "augmentation": st.builds(AugmentationConfig, noise=rates, shift=fractions),
     "training": st.builds(
@@ -177,6 +182,7 @@ def test_overrides_reach_down_and_the_last_one_wins(written):
         "phases.joint.epochs=3",
         "phases.joint.encoder_learning_rate=5e-5",
         "model.widths=[2, 4, 8]",
+        "model.blocks=[0, 1, 1]",
         "phases.joint.epochs=2",
     )
     assert config.phases.joint == PhasesConfig().joint.model_copy(update={"epochs": 2, "encoder_learning_rate": 5e-5})
@@ -216,7 +222,8 @@ def test_an_override_needs_key_and_value(written, override):
         ("phantom: {sequences: [t1, flair, t1]}", "named once"),
         ("sources: {a: {layout: lgg, sequences: [t1, t1]}}", "named once"),
         ("phantom: {}\nseed: 9223372036854775808", "seed"),
-        ("phantom: {}\nmodel: {widths: [4, 4, 4, 4, 4, 4, 4, 4]}", "widths"),
+        ("phantom: {}\nmodel: {widths: [4, 4, 4, 4, 4, 4, 4]}", "widths"),
+        ("phantom: {}\nmodel: {widths: [4, 4, 4]}", "3 levels"),
     ],
 )
 def test_the_impossible_is_refused(written, text, message):
@@ -247,7 +254,7 @@ def test_values_are_frozen():
         ("training: {balancing: pcgrad, batch_size: 4, devices: 2}", "pcgrad needs devices=1"),
         ("training: {balancing: pcgrad, precision: bf16-mixed}", "pcgrad needs devices=1"),
         ("training: {balancing: pcgrad, compile: true}", "compile=false"),
-        ("model: {deep_supervision: 4}", "at most 3"),
+        ("model: {deep_supervision: 4}", "at most 2"),
         ("phases: {segmentation: {encoder_learning_rate: 0}}", "single_task needs"),
         ("phases: {joint: {segmentation_weight: 0}}", "joint.segmentation_weight must be above 0"),
         ("training: {single_task: false}\nphases: {joint: {segmentation_weight: 0}}", "must be above 0"),

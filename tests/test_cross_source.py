@@ -22,7 +22,17 @@ from slicewise.run import Run
 
 PATIENTS = 8
 STATES = {"brats": "present", "lgg": "present", "brisc": "present", "labelled_folders": "unknown"}
-MODEL = ModelFacts(model_id="0123456789ab", threshold=0.5, temperature=1, parameters=1, epochs=1, duration_s=1, gate=None)
+MODEL = ModelFacts(
+    model_id="0123456789ab",
+    threshold=0.5,
+    decoder_share=0.6,
+    center=5.4,
+    temperature=1,
+    parameters=1,
+    epochs=1,
+    duration_s=1,
+    gate=None,
+)
 SOURCES = {"a": SourceConfig(layout="lgg"), "b": SourceConfig(layout="brisc"), "c": SourceConfig(layout="labelled_folders")}
 
 

@@ -99,12 +99,25 @@ class SplitConfig(_Section):
 class ModelConfig(_Section):
     """The network's shape."""
 
-    widths: Annotated[tuple[Positive, ...], Field(min_length=3, max_length=7)] = (16, 32, 64, 128, 256)
-    """Channels of each encoder level, finest first."""
+    widths: Annotated[tuple[Positive, ...], Field(min_length=3, max_length=6)] = (32, 64, 128, 192)
+    """Channels of each encoder level, finest first: the first has a quarter of the slice's side, each further one half."""
+    blocks: tuple[Annotated[int, Field(ge=0, le=8)], ...] = (2, 2, 3, 1)
+    """Residual blocks of each encoder level."""
+    decoder_width: Positive = 32
+    """Channels of every map of the decoder."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     """Dropout before the classification head's last layer."""
     deep_supervision: Annotated[int, Field(ge=0, le=5)] = 0
     """Coarser maps of the decoder that have an output of their own, which training supervises as well; 0 has none."""
+
+    @model_validator(mode="after")
+    def _is_as_deep_as_wide(self) -> ModelConfig:
+        if len(self.blocks) != len(self.widths):
+            raise ValueError(
+                f"blocks must have a number for each of the {len(self.widths)} levels that widths has, got "
+                f"{len(self.blocks)}"
+            )
+        return self
 
 
 class AugmentationConfig(_Section):
@@ -172,7 +185,8 @@ class PhaseConfig(_Section):
     classification_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight λ of the classification loss; 0 leaves it out."""
     distillation_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the loss that holds the masks to those of the segmentation phase, on every slice; 0 leaves it out."""
+    """Weight of the loss that holds the masks to those of the segmentation phase, or of ``training.teacher``, on every
+    slice, whether or not its mask is known; 0 leaves it out."""
 
     @property
     def reached_parts(self) -> frozenset[str]:
@@ -269,6 +283,9 @@ class TrainingConfig(_Section):
     """Machines that train together."""
     compile: bool = False
     """Compile the network first (torch.compile): a minute that pays off from some thousand steps on."""
+    teacher: Path | None = None
+    """Checkpoint whose masks are distilled, of any architecture (Hinton et al. 2015, https://arxiv.org/abs/1503.02531);
+    None: that of the segmentation phase."""
     single_task: bool = True
     """Also train the two single-task models that the joint one is compared with."""
 
@@ -298,7 +315,7 @@ class GateConfig(_Section):
     length_factor: Annotated[float, Field(ge=1)] = 1.5
     """Epochs of a further attempt, as a multiple of those configured."""
     distillation_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the distillation from the segmentation phase in a further attempt."""
+    """Weight of the distillation in a further attempt, as `PhaseConfig.distillation_weight`."""
 
 
 class LoggingConfig(_Section):
@@ -317,6 +334,12 @@ class EvaluationConfig(_Section):
 
     sensitivity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.97
     """Slice sensitivity on validation that the operating threshold must reach."""
+    specificity: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Slice specificity on validation down to which the threshold is lowered further, as a margin for the sensitivity; None:
+    it is not."""
+    false_mask_rate: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Largest share of tumor-free validation slices that get a mask; a less probable tumor is called without one ("not
+    localized"). None: every slice that is called gets the decoder's mask."""
     mask_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Tumor probability from which a pixel belongs to the mask."""
     explanations: Annotated[int, Field(ge=16)] = 16

@@ -144,7 +144,7 @@ class Prediction:
     """What the model says of one preprocessed slice."""
 
     probability: float
-    """That the slice shows tumor, in [0, 1], after temperature scaling."""
+    """That the slice shows tumor, in [0, 1], calibrated."""
     raw_probability: float
     """The same before it."""
     is_tumor: bool

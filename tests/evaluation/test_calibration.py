@@ -11,12 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from torchmetrics.functional.classification import binary_calibration_error
 
 from slicewise.evaluation.calibration import (
-    apply_temperature,
     decision_curve,
     expected_calibration_error,
+    fit_calibration,
     fit_temperature,
     reliability,
 )
+from slicewise.model.engine import Calibration
 
 NOTHING = np.zeros(0), np.zeros(0, bool)
 
@@ -29,15 +30,22 @@ def predictions(draw, fewest=1):
     return random.beta(0.5, 0.5, count).clip(1e-5, 1 - 1e-5), random.random(count) < draw(st.floats(0, 1))
 
 
+def answer(calibration, logits):
+    return np.array([calibration.apply(logit) for logit in logits])
+
+
+def scaled(logits, temperature):
+    return answer(Calibration(temperature=temperature), logits)
+
+
 @pytest.mark.parametrize("scale", [0.5, 1, 3, 8])
 def test_a_planted_temperature_is_found(scale):
     random = np.random.default_rng(0)
     logits = random.normal(scale=1.5, size=50_000)
     labels = random.random(50_000) < expit(logits)
-    temperature = fit_temperature(expit(logits * scale), labels)
+    temperature = fit_temperature(logits * scale, labels)
     assert temperature == pytest.approx(scale, rel=0.03)
-    calibrated = apply_temperature(expit(logits * scale), temperature)
-    assert expected_calibration_error(calibrated, labels) < 0.01
+    assert expected_calibration_error(scaled(logits * scale, temperature), labels) < 0.01
     if scale != 1:
         assert expected_calibration_error(expit(logits * scale), labels) > 0.05
 
@@ -54,71 +62,181 @@ def log_loss(labels, probabilities):
 @settings(deadline=None, max_examples=50)
 @given(data=predictions(fewest=30))
 def test_no_temperature_makes_the_labels_likelier(data):
-    probabilities, labels = data
-    temperature = fit_temperature(*data)
+    logits, labels = logit(data[0]), data[1]
+    temperature = fit_temperature(logits, labels)
     assert 0.05 <= temperature <= 20
     if 0 < labels.sum() < len(labels):
-        best = log_loss(labels, apply_temperature(probabilities, temperature))
+        best = log_loss(labels, scaled(logits, temperature))
         for other in np.geomspace(0.5, 20, 50):
-            assert best <= log_loss(labels, apply_temperature(probabilities, other)) + 1e-6
+            assert best <= log_loss(labels, scaled(logits, other)) + 1e-6
+
+
+def regress(evidence, labels, **options):
+    """scikit-learn's logistic regression without a penalty: each case once with either label, as heavy as it is certain."""
+    cases, both = np.tile(evidence, (2, 1)), np.repeat([True, False], len(labels))
+    weights = np.concatenate([targets(labels), 1 - targets(labels)])
+    return LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000, **options).fit(cases, both, sample_weight=weights)
 
 
 def test_the_temperature_is_the_inverse_of_a_logistic_regression_through_the_origin():
     random = np.random.default_rng(1)
     probabilities = random.beta(0.5, 0.5, 400)
     labels = random.random(400) < 0.3 + 0.4 * probabilities
-    # Each case once with either label, as heavy as the label is certain.
-    cases, both = np.tile(logit(probabilities)[:, None], (2, 1)), np.repeat([True, False], 400)
-    regression = LogisticRegression(C=1e9, fit_intercept=False, tol=1e-10, max_iter=1000)
-    regression.fit(cases, both, sample_weight=np.concatenate([targets(labels), 1 - targets(labels)]))
-    assert fit_temperature(probabilities, labels) == pytest.approx(1 / regression.coef_.item(), rel=1e-3)
+    regression = regress(logit(probabilities)[:, None], labels, fit_intercept=False)
+    assert fit_temperature(logit(probabilities), labels) == pytest.approx(1 / regression.coef_.item(), rel=1e-3)
 
 
 def test_a_temperature_needs_both_classes():
-    probabilities = np.array([0.1, 0.9, 1.0])
-    assert fit_temperature(probabilities, np.ones(3, bool)) == 1
-    assert fit_temperature(probabilities, np.zeros(3, bool)) == 1
+    logits = np.array([-2.0, 2, 30])
+    assert fit_temperature(logits, np.ones(3, bool)) == 1
+    assert fit_temperature(logits, np.zeros(3, bool)) == 1
     assert fit_temperature(*NOTHING) == 1
 
 
-def test_certain_probabilities_are_finite_evidence():
-    assert fit_temperature(np.array([0.0, 1, 0, 1]), np.array([True, False, False, True])) == pytest.approx(20, rel=1e-3)
+def test_what_no_temperature_mends_gets_the_highest():
+    assert fit_temperature(np.array([-700.0, 700, -700, 700]), np.array([True, False, False, True])) == pytest.approx(
+        20, rel=1e-3
+    )
+
+
+def test_what_has_no_logit_is_passed_over():
+    logits, labels = np.array([-2.0, 1, -1, 3, 0.5, -3]), np.array([0, 1, 1, 1, 0, 0], bool)
+    holes = np.array([math.nan, math.inf, -math.inf])
+    filled, known = np.concatenate([holes, logits]), np.concatenate([[True, False, True], labels])
+    assert fit_temperature(filled, known) == fit_temperature(logits, labels)
+    assert fit_temperature(holes, known[:3]) == 1
 
 
 def test_classes_told_apart_without_an_error_do_not_make_the_model_certain():
     labels = np.repeat([False, True], 20)
-    probabilities = np.where(labels, 0.9, 0.1)
-    temperature = fit_temperature(probabilities, labels)
+    logits = logit(np.where(labels, 0.9, 0.1))
     # The likeliest probability of a tumor that was right 20 times of 20 is Platt's target for it.
-    assert apply_temperature(np.array([0.9]), temperature) == pytest.approx(21 / 22, abs=1e-4)
+    assert scaled([logit(0.9)], fit_temperature(logits, labels)) == pytest.approx(21 / 22, abs=1e-4)
 
 
-def test_softened_certainty_stays_in_bounds():
-    softened = apply_temperature(np.array([0.0, 1]), 4)
+def test_a_logit_however_large_gives_a_probability():
+    assert scaled([-1e6, 1e6], 4).tolist() == [0, 1]
+    softened = scaled([-16.0, 16], 4)
     assert 0 < softened[0] < 0.02
     assert softened.sum() == pytest.approx(1)
 
 
-@given(probabilities=st.lists(st.floats(0, 1), max_size=50), temperature=st.floats(0.05, 20))
-def test_a_temperature_keeps_the_order_and_the_side(probabilities, temperature):
-    probabilities = np.sort(np.array(probabilities, float))
-    scaled = apply_temperature(probabilities, temperature)
-    assert scaled.dtype == np.float64
-    assert (np.diff(scaled) >= -1e-15).all()
-    assert ((scaled >= 0) & (scaled <= 1)).all()
-    clear = np.abs(probabilities - 0.5) > 1e-12
-    assert ((scaled > 0.5) == (probabilities > 0.5))[clear].all()
+@given(logits=st.lists(st.floats(-800, 800), max_size=50), center=st.floats(-20, 20), temperature=st.floats(0.05, 20))
+def test_a_calibration_keeps_the_order_and_the_center_is_between_the_sides(logits, center, temperature):
+    logits = np.sort(np.array(logits, float))
+    probabilities = answer(Calibration(center=center, temperature=temperature), logits)
+    assert (np.diff(probabilities) >= 0).all()
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    clear = np.abs(logits - center) > 1e-9
+    assert ((probabilities > 0.5) == (logits > center))[clear].all()
 
 
-def test_a_temperature_of_1_changes_no_bit():
-    probabilities = np.random.default_rng(2).random(1000)
-    probabilities[:4] = 0, 1, 5e-324, 1 - 2**-53
-    before = probabilities.tobytes()
-    unchanged = apply_temperature(probabilities, 1.0)
-    assert unchanged.tobytes() == before
-    unchanged[:] = 0
-    assert probabilities.tobytes() == before
-    assert apply_temperature(np.float32([0.1]), 1.0).dtype == np.float64
+def test_the_default_is_the_sigmoid_of_the_classification_head():
+    logits = np.random.default_rng(2).normal(scale=10, size=1000)
+    joined = Calibration().join(logits, np.full(1000, math.nan))
+    assert joined.tobytes() == logits.tobytes()
+    assert answer(Calibration(), joined) == pytest.approx(expit(logits), rel=1e-14)
+
+
+def heard(count=300, seed=0, head=1.0, peak=0.5, offset=-1.0):
+    """Logits of two heads, of which labels follow with the weights given."""
+    random = np.random.default_rng(seed)
+    heads, peaks = random.normal(scale=2, size=count), random.normal(1, 3, size=count)
+    return heads, peaks, random.random(count) < expit(head * heads + peak * peaks + offset)
+
+
+def both(calibration, heads, peaks):
+    return answer(calibration, calibration.join(heads, peaks))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_both_heads_say_is_weighed_as_a_logistic_regression_does(seed):
+    heads, peaks, labels = heard(seed=seed)
+    fitted, reference = fit_calibration(heads, peaks, labels), regress(np.column_stack([heads, peaks]), labels)
+    head, peak = reference.coef_[0]
+    assert min(head, peak) > 0.1
+    assert fitted.decoder_share == pytest.approx(peak / (head + peak), abs=1e-4)
+    assert fitted.center == pytest.approx(-reference.intercept_.item() / (head + peak), abs=1e-3)
+    assert fitted.temperature == pytest.approx(1 / (head + peak), rel=1e-3)
+    assert both(fitted, heads, peaks) == pytest.approx(
+        reference.predict_proba(np.column_stack([heads, peaks]))[:, 1], abs=1e-4
+    )
+
+
+def test_planted_weights_are_found():
+    fitted = fit_calibration(*heard(count=100_000, head=0.3, peak=0.2, offset=-1.5))
+    assert fitted == pytest.approx((0.4, 3.0, 2.0), rel=0.05)
+
+
+@pytest.mark.parametrize(("head", "peak", "share"), [(1.0, -0.5, 0.0), (-0.5, 1.0, 1.0)])
+def test_a_head_that_speaks_against_tumors_is_not_heard(head, peak, share):
+    heads, peaks, labels = heard(head=head, peak=peak)
+    fitted = fit_calibration(heads, peaks, labels)
+    assert fitted.decoder_share == share
+    alone = regress((peaks if share else heads)[:, None], labels)
+    assert fitted.temperature == pytest.approx(1 / alone.coef_.item(), rel=1e-3)
+    assert fitted.center == pytest.approx(-alone.intercept_.item() / alone.coef_.item(), abs=1e-3)
+
+
+def test_where_both_speak_against_tumors_nothing_is_fitted():
+    assert fit_calibration(*heard(head=-1.0, peak=-1.0)) == Calibration()
+
+
+def test_a_calibration_needs_both_classes():
+    heads, peaks, labels = heard(count=20)
+    for one in (np.ones(20, bool), np.zeros(20, bool)):
+        assert fit_calibration(heads, peaks, one) == Calibration()
+    assert fit_calibration(NOTHING[0], *NOTHING) == Calibration()
+    # One class of those that have both logits is no more.
+    assert fit_calibration(np.where(labels, heads, math.nan), peaks, labels) == Calibration()
+
+
+@pytest.mark.parametrize("hole", [math.nan, math.inf, -math.inf])
+def test_what_lacks_either_logit_is_passed_over(hole):
+    heads, peaks, labels = heard()
+    holed_heads, holed_peaks = heads.copy(), peaks.copy()
+    holed_heads[:40], holed_peaks[30:80] = hole, hole
+    assert fit_calibration(holed_heads, holed_peaks, labels) == fit_calibration(heads[80:], peaks[80:], labels[80:])
+    assert fit_calibration(heads[80:], peaks[80:], labels[80:]) != fit_calibration(heads, peaks, labels)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 30.0, 300.0])
+def test_heads_that_tell_the_classes_apart_without_an_error_do_not_make_the_model_certain(spread):
+    labels = np.repeat([False, True], 20)
+    logits = np.where(labels, spread, -spread)
+    fitted = fit_calibration(logits, logits, labels)
+    assert all(math.isfinite(value) for value in fitted)
+    assert 0 <= fitted.decoder_share <= 1
+    assert 0.05 <= fitted.temperature <= 20
+    low, high = both(fitted, logits, logits)[[0, -1]]
+    assert low < 0.5 < high
+    if spread in (1.0, 30.0):  # within the bounds the likeliest probability is Platt's target
+        assert (low, high) == pytest.approx((1 / 22, 21 / 22), abs=1e-4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.2, 5), shift=st.floats(-20, 20))
+def test_in_whatever_units_and_from_whatever_zero_the_heads_count_the_answer_is_the_same(seed, scale, shift):
+    heads, peaks, labels = heard(count=100, seed=seed)
+    probabilities = both(fit_calibration(heads, peaks, labels), heads, peaks)
+    for other in ((heads * scale, peaks * scale), (heads, peaks + shift)):
+        assert both(fit_calibration(*other, labels), *other) == pytest.approx(probabilities, abs=1e-3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), head=st.floats(-1, 1), peak=st.floats(-1, 1))
+def test_both_heads_together_are_never_less_likely_than_either(seed, head, peak):
+    heads, peaks, labels = heard(count=60, seed=seed, head=head, peak=peak)
+    fitted = fit_calibration(heads, peaks, labels)
+    assert 0 <= fitted.decoder_share <= 1
+    assert 0.05 <= fitted.temperature <= 20
+    if fitted != Calibration():
+        best = log_loss(labels, both(fitted, heads, peaks))
+        for share in (0, 0.5, 1):
+            for center in (fitted.center - 1, fitted.center, fitted.center + 1):
+                for temperature in (0.5, 1, 2, 5, 20):
+                    other = Calibration(share, center, temperature)
+                    assert best <= log_loss(labels, both(other, heads, peaks).clip(1e-15, 1 - 1e-15)) + 1e-6
 
 
 @settings(deadline=None)

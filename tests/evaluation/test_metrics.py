@@ -24,6 +24,7 @@ from slicewise.evaluation.metrics import (
     SUPPORT,
     Figure,
     Tables,
+    choose_mask_from,
     choose_threshold,
     dice,
     dice_by_patient,
@@ -302,6 +303,35 @@ def test_what_is_more_likely_tumor_than_not_is_called_however_easy_validation_wa
 def test_97_or_56_of_100_are_enough(sensitivity, expected):
     values = np.arange(1, 101) / 100
     assert choose_threshold(np.ones(100, bool), values, sensitivity) == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=2, max_size=40),
+    st.floats(0.05, 1),
+    st.floats(0.05, 0.95),
+)
+def test_a_specificity_only_lowers_the_threshold_and_is_kept_where_it_does(slices, sensitivity, specificity):
+    labels, values = np.array([label for label, _ in slices]), np.array([value for _, value in slices])
+    alone = choose_threshold(labels, values, sensitivity)
+    lowered = choose_threshold(labels, values, sensitivity, specificity)
+    assert lowered <= alone
+    if lowered < alone:
+        assert np.mean(values[~labels] < lowered) >= specificity
+        # One tumor-free slice more that is called would be one too many.
+        called = np.sort(values[~labels])[: np.count_nonzero(values[~labels] < lowered)]
+        assert np.mean(values[~labels] < called[-1]) < specificity
+
+
+def test_masks_begin_where_no_more_tumor_free_slices_get_one_than_allowed():
+    values = np.linspace(0.05, 0.95, 10)
+    every = np.ones(10, bool)
+    for allowed in range(10):
+        start = choose_mask_from(values, every, threshold=0.0, false_mask_rate=allowed / 10)
+        assert np.count_nonzero(values >= start) == allowed
+    assert choose_mask_from(values, every, threshold=0.5, false_mask_rate=0.9) == 0.5
+    # What the decoder does not mark needs no limit.
+    assert choose_mask_from(values, values < 0.3, threshold=0.2, false_mask_rate=0.1) == 0.2
 
 
 def test_without_tumor_slices_the_threshold_is_a_half():

@@ -22,6 +22,8 @@ def record():
     described = ModelFacts(
         model_id="0123456789ab",
         threshold=0.5,
+        decoder_share=0.6,
+        center=5.4,
         temperature=1.5,
         parameters=12,
         epochs=3,

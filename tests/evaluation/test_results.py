@@ -36,7 +36,15 @@ def case(model, split, source, patient, label, called, counts=None, place=0):
 @pytest.fixture(scope="module")
 def results():
     described = ModelFacts(
-        model_id="joint0000000", threshold=0.4, temperature=1.0, parameters=12, epochs=2, duration_s=3.5, gate=None
+        model_id="joint0000000",
+        threshold=0.4,
+        decoder_share=0.6,
+        center=5.4,
+        temperature=1.0,
+        parameters=12,
+        epochs=2,
+        duration_s=3.5,
+        gate=None,
     )
     facts = Facts(
         name="a name",

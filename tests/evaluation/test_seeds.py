@@ -15,6 +15,7 @@ from slicewise.evaluation.facts import Facts, ModelFacts
 from slicewise.evaluation.metrics import METRICS
 from slicewise.evaluation.record import Record
 from slicewise.evaluation.seeds import compare_runs, tabulate_runs
+from slicewise.model.engine import Calibration
 
 
 def case(model, patient, number=0, *, split="test", dice=None, label=True, probability=0.9, group=None, source="lgg"):
@@ -51,7 +52,13 @@ def record(rows, model_id=None, margin=0.05):
     described = {}
     if model_id is not None:
         described["joint"] = ModelFacts(
-            model_id=model_id, threshold=0.5, temperature=1, parameters=1, epochs=1, duration_s=1, gate=None
+            model_id=model_id,
+            threshold=0.5,
+            **Calibration()._asdict(),
+            parameters=1,
+            epochs=1,
+            duration_s=1,
+            gate=None,
         )
     facts = Facts(models=described, evaluation=EvaluationConfig(resamples=1000), gate=GateConfig(margin=margin))
     return Record(cases, make_volumes(cases), facts)

@@ -18,7 +18,7 @@ from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.sources.images import read_channels
 
-ARCHITECTURE = ModelConfig(widths=(4, 4, 8, 8, 8))
+ARCHITECTURE = ModelConfig(widths=(4, 4, 8, 8), blocks=(1, 1, 1, 1), decoder_width=4)
 
 
 def save(folder, seed):

@@ -4,6 +4,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from scipy.special import expit, logit
 
 from slicewise.config import ModelConfig
 from slicewise.data.preprocess import PREPROCESSING, SIDE_PX, preprocess, restore
@@ -17,7 +19,7 @@ from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.records import Scan
 
-ARCHITECTURE = ModelConfig(widths=(4, 4, 8, 8, 8))
+ARCHITECTURE = ModelConfig(widths=(4, 4, 8, 8), blocks=(1, 1, 1, 1), decoder_width=4)
 FACTS = {
     "name": "joint",
     "tasks": ("segmentation", "classification"),
@@ -63,6 +65,19 @@ def middle_of(network, image):
     """Thresholds that cut this slice's outputs in two, so that both answers occur."""
     (outputs,) = make(network).infer(preprocess(image)[0][None], mask_from=0.0)
     return outputs.tumor, float(np.median(outputs.mask))
+
+
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize(("mask_from", "decision"), [(0.0, "tumor"), (1.0, "tumor, not localized")])
+def test_a_tumor_called_below_where_masks_are_kept_is_not_localized(network, image, mask_from, decision, tta):
+    predictor = make(network, threshold=0.0, mask_threshold=1e-6, mask_from=mask_from)
+    result = predictor.predict(image, tta=tta)
+    assert result.decision == decision
+    assert result.masks.any() == (mask_from == 0)
+    prediction = predictor.predict_preprocessed(preprocess(image)[0])
+    assert prediction.is_tumor
+    assert prediction.mask.any() == (mask_from == 0)
+    assert (prediction.tumor_probabilities > 0).any()  # what the decoder says is kept for the evaluation
 
 
 def test_the_answer_lies_on_the_grid_of_the_input(network, image):
@@ -125,6 +140,35 @@ def test_a_model_of_one_task_answers_that_one(network, image):
     (outputs,) = segmenter.infer(preprocess(image)[0][None])
     # Without a classifier the slice is as likely to show tumor as its likeliest pixel.
     assert segmenter.predict(image).probability == pytest.approx(outputs.mask.max(), rel=1e-6)
+
+
+def test_a_description_that_hears_the_decoder_alone_is_answered_by_the_peak(network, image):
+    pixels = preprocess(image)[0][None]
+    (outputs,) = make(network).infer(pixels, mask_from=0.0)
+    assert abs(outputs.peak - outputs.head) > 0.01
+    peak = float(logit(np.float64(outputs.mask.max())))
+    expected = expit((peak + 1) / 2)
+    told = {"decoder_share": 1.0, "center": -1.0, "temperature": 2.0}
+    result = make(network, threshold=expected - 1e-4, **told).predict(image)
+    assert result.probability == pytest.approx(expected, rel=1e-5)
+    assert result.raw_probabilities == pytest.approx([expit(peak)], rel=1e-5)
+    assert result.decision.startswith("tumor")
+    assert make(network, threshold=expected + 1e-4, **told).predict(image).decision == "no tumor"
+    # Without a mask, averaged and asked how sure it is, it is the same rule.
+    assert make(network, **told).predict(image, segment=False).probability == result.probability
+    seen = [make(network).infer(view.apply(pixels[0])[None], mask_from=0.0)[0].peak for view in VIEWS]
+    answers = expit((np.array(seen) + 1) / 2)
+    assert make(network, **told).predict(image, tta=True).probability == pytest.approx(answers.mean(), rel=1e-9)
+    assert make(network, **told).uncertainty(pixels[0]) == pytest.approx(answers.std(), abs=1e-6)
+
+
+def test_the_share_of_the_description_weighs_the_heads(network, image):
+    pixels = preprocess(image)[0][None]
+    (outputs,) = make(network).infer(pixels, mask_from=0.0)
+    result = make(network, decoder_share=0.25).predict(image)
+    assert result.probability == pytest.approx(expit(0.75 * outputs.head + 0.25 * outputs.peak), rel=1e-9)
+    with pytest.raises(ValidationError):
+        make(network, decoder_share=1.5)
 
 
 def test_averaging_over_views_is_the_mean_of_what_each_says(network, image):

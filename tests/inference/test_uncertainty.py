@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from slicewise.errors import CheckpointError
 from slicewise.inference.uncertainty import check_variance, estimate_uncertainty
 from slicewise.inference.views import VIEWS, View
-from slicewise.model.engine import infer
+from slicewise.model.engine import Calibration, infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 
@@ -121,14 +121,50 @@ def test_the_logits_are_divided_by_the_temperature(undropped):
     pixels = make_pixels(0)
     with torch.inference_mode():
         logit = undropped(torch.from_numpy(pixels.astype(np.float32))[None, None]).tumor.item()
-    result = estimate(undropped, pixels, views=AS_IT_IS, temperature=0.25)
+    result = estimate(undropped, pixels, views=AS_IT_IS, calibration=Calibration(temperature=0.25))
     assert result.probability == pytest.approx(1 / (1 + math.exp(-logit / 0.25)), abs=1e-6)
 
 
 def test_the_temperature_scales_the_uncertainty_and_leaves_the_masks_alone(network):
-    mild, sharp = (estimate(network, make_pixels(0), temperature=temperature) for temperature in (10.0, 1.0))
+    mild, sharp = (estimate(network, make_pixels(0), calibration=Calibration(temperature=value)) for value in (10.0, 1.0))
     assert 0 < mild.standard_deviation < sharp.standard_deviation
     assert mild.mask_disagreement == sharp.mask_disagreement
+
+
+HALVES = Calibration(decoder_share=0.5, center=-0.5, temperature=0.75)
+ALONE = HALVES._replace(decoder_share=0.0)
+
+
+@pytest.mark.parametrize("segment", [True, False])
+def test_where_the_decoder_has_a_word_the_answer_and_the_uncertainty_are_of_both_heads(undropped, segment):
+    """Without dropout the answers are those of `infer` for each view."""
+    views = [view.apply(make_pixels(0)) for view in VIEWS]
+    answers = infer(TorchEngine(undropped), np.stack(views), segment=False, classify=True, calibration=HALVES)
+    tumor = [answer.tumor for answer in answers]
+    deaf = [
+        answer.tumor
+        for answer in infer(TorchEngine(undropped), np.stack(views), segment=False, classify=True, calibration=ALONE)
+    ]
+    assert np.abs(np.subtract(tumor, deaf)).min() > 0.01
+    result = estimate(undropped, make_pixels(0), segment=segment, calibration=HALVES)
+    assert result.probability == pytest.approx(np.mean(tumor), abs=1e-6)
+    assert result.standard_deviation == pytest.approx(np.std(tumor), rel=1e-3)
+    assert math.isnan(result.mask_disagreement) is not segment
+
+
+def test_a_head_without_a_word_makes_no_answer_uncertain(network):
+    """The decoder has no dropout: of one view, its word is certain."""
+    decoder = Calibration(decoder_share=1.0)
+    assert estimate(network, make_pixels(0), views=AS_IT_IS, calibration=decoder).standard_deviation < 1e-7
+    half, alone = (
+        estimate(network, make_pixels(0), views=AS_IT_IS, calibration=Calibration(decoder_share=share)).standard_deviation
+        for share in (0.5, 0.0)
+    )
+    assert 0 < half < alone
+    (answer,) = infer(TorchEngine(network), make_pixels(0)[None], segment=True, classify=True, calibration=decoder)
+    assert estimate(network, make_pixels(0), views=AS_IT_IS, calibration=decoder).probability == pytest.approx(
+        answer.tumor, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))

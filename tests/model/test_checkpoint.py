@@ -124,7 +124,7 @@ def test_another_architecture_than_the_weights_is_refused(tmp_path, tiny):
     save(tmp_path, tiny)
     file = tmp_path / "model.json"
     description = json.loads(file.read_text())
-    description["architecture"]["widths"] = [4, 4, 8, 8, 16]
+    description["architecture"]["widths"] = [4, 4, 8, 16]
     file.write_text(json.dumps(description))
     with pytest.raises(CheckpointError, match="architecture"):
         load_checkpoint(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from slicewise.model.engine import Decoded, Encoded, infer
+from slicewise.model.engine import Calibration, Decoded, Encoded, infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 
@@ -39,7 +39,9 @@ def sigmoid(value):
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_every_slice_gets_its_own_answer_whatever_the_batch(batch):
-    outputs = infer(Told(LOGITS, MASKS, batch), PIXELS, segment=True, classify=True, temperature=2.0)
+    outputs = infer(
+        Told(LOGITS, MASKS, batch), PIXELS, segment=True, classify=True, calibration=Calibration(temperature=2.0)
+    )
     for output, logit, mask in zip(outputs, LOGITS, MASKS, strict=True):
         assert output.tumor == pytest.approx(sigmoid(logit / 2), rel=1e-12)
         assert output.raw_tumor == pytest.approx(sigmoid(logit), rel=1e-12)
@@ -63,7 +65,14 @@ def test_a_probability_at_the_limit_keeps_its_mask():
 def test_a_model_without_classification_head_answers_with_its_most_probable_pixel(batch):
     masks = MASKS.copy()
     masks[:, 1, 1] += 0.25
-    outputs = infer(Told(LOGITS, masks, batch), PIXELS, segment=True, classify=False, temperature=2.0, mask_from=0.99)
+    outputs = infer(
+        Told(LOGITS, masks, batch),
+        PIXELS,
+        segment=True,
+        classify=False,
+        calibration=Calibration(temperature=2.0),
+        mask_from=0.99,
+    )
     for output, mask in zip(outputs, masks, strict=True):
         assert output.raw_tumor == pytest.approx(sigmoid(mask[1, 1]), rel=1e-6)
         assert output.tumor == pytest.approx(sigmoid(mask[1, 1] / 2), rel=1e-6)
@@ -83,6 +92,83 @@ def test_a_model_that_only_classifies_has_no_mask():
     engine = Told(LOGITS, MASKS, 1)
     assert all(output.mask is None for output in infer(engine, PIXELS, segment=False, classify=True))
     assert engine.decoded == []
+
+
+def test_joined_logits_are_the_mean_weighted_by_the_share():
+    joined = Calibration(decoder_share=0.25).join(np.array([4.0, -8.0]), np.array([-4.0, 4.0]))
+    assert joined.tolist() == [2.0, -5.0]
+
+
+@pytest.mark.parametrize(("share", "joined"), [(0.0, [1.0, 2.0]), (1.0, [3.0, 4.0])])
+def test_a_word_without_weight_may_be_unknown(share, joined):
+    known, unknown = np.array(joined), np.full(2, math.nan)
+    heads, peaks = (unknown, known) if share else (known, unknown)
+    assert Calibration(decoder_share=share).join(heads, peaks).tolist() == joined
+
+
+def test_a_word_with_weight_that_is_unknown_leaves_the_answer_unknown():
+    one, unknown = np.ones(1), np.full(1, math.nan)
+    for heads, peaks in ((one, unknown), (unknown, one)):
+        assert np.isnan(Calibration(decoder_share=0.5).join(heads, peaks)).all()
+    assert math.isnan(Calibration().apply(math.nan))
+
+
+def test_at_the_center_both_answers_are_equally_probable():
+    calibration = Calibration(center=5.0, temperature=2.0)
+    assert calibration.apply(5.0) == 0.5
+    assert calibration.apply(9.0) == pytest.approx(sigmoid(2.0), rel=1e-12)
+    assert calibration.apply(1.0) == pytest.approx(sigmoid(-2.0), rel=1e-12)
+
+
+SHARED = Calibration(decoder_share=0.75, center=1.0, temperature=2.0)
+PEAKED = MASKS + np.array([[0.0, 0.5], [0.0, 0.0]], np.float32)
+"""Their largest logits are -0.5, 0.5, 1.5, 2.5, 3.5."""
+JOINED = [-0.875, 1.125, 1.25, 1.625, 2.875]
+"""A quarter of `LOGITS` and three quarters of those."""
+
+
+@pytest.mark.parametrize(("batch", "decoded"), [(1, [[0]] * 5), (3, [[0, 1, 2], [0, 1]])])
+def test_where_the_decoder_has_a_word_it_runs_on_every_slice_and_its_peak_moves_the_answer(batch, decoded):
+    engine = Told(LOGITS, PEAKED, batch)
+    outputs = infer(engine, PIXELS, segment=True, classify=True, calibration=SHARED, mask_from=0.55)
+    assert engine.decoded == decoded
+    for output, head, mask, logit in zip(outputs, LOGITS, PEAKED, JOINED, strict=True):
+        assert (output.head, output.peak) == (head, mask.max())
+        assert output.tumor == pytest.approx(sigmoid((logit - 1) / 2), rel=1e-12)
+        assert output.raw_tumor == pytest.approx(sigmoid(logit), rel=1e-12)
+    # Above 0.55 are only the last two, by logits above 1.4; of both the mask is its own.
+    assert [output.mask is not None for output in outputs] == [False, False, False, True, True]
+    for place in (3, 4):
+        assert outputs[place].mask == pytest.approx(np.vectorize(sigmoid)(PEAKED[place]), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_where_no_mask_is_wanted_the_decoder_keeps_its_word(batch):
+    engine = Told(LOGITS, PEAKED, batch)
+    outputs = infer(engine, PIXELS, segment=False, classify=True, calibration=SHARED)
+    assert sum(map(len, engine.decoded)) == 5
+    assert [output.tumor for output in outputs] == pytest.approx([sigmoid((logit - 1) / 2) for logit in JOINED], rel=1e-12)
+    assert all(output.mask is None for output in outputs)
+
+
+def test_without_a_word_of_the_decoder_its_peaks_are_known_only_where_a_mask_was_made():
+    calibration = Calibration(center=1.0, temperature=2.0)
+    engine = Told(LOGITS, PEAKED, 5)
+    outputs = infer(engine, PIXELS, segment=True, classify=True, calibration=calibration, mask_from=0.5)
+    assert engine.decoded == [[1, 4]]
+    assert [output.tumor for output in outputs] == pytest.approx([sigmoid((logit - 1) / 2) for logit in LOGITS], rel=1e-12)
+    assert [output.peak for output in outputs] == pytest.approx([math.nan, 0.5, math.nan, math.nan, 3.5], nan_ok=True)
+    assert [output.head for output in outputs] == LOGITS
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_model_that_does_not_classify_has_the_decoders_word_alone_whatever_the_share(share):
+    calibration = Calibration(decoder_share=share, center=1.0, temperature=2.0)
+    untrained = [100.0, math.nan, -100.0, math.inf, 0.0]
+    outputs = infer(Told(untrained, PEAKED, 2), PIXELS, segment=True, classify=False, calibration=calibration, mask_from=0.9)
+    expected = [sigmoid((mask.max() - 1) / 2) for mask in PEAKED]
+    assert [output.tumor for output in outputs] == pytest.approx(expected, rel=1e-12)
+    assert all(output.mask is not None for output in outputs)
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def test_holm_is_named_where_there_is_a_p_value(results, patients):
 
 def test_each_rate_of_the_heads_has_an_interval_and_n_of_its_own(results, patients):
     said = texts(change(results, both_right_rate=figure(0.85, 0.8, 0.9, 325, 31)), patients)
-    said = the_one(said, "The two heads")
+    said = the_one(said, "Answer and decoder contradict each other")
     assert "in 4.0 % (3.0 % to 5.0 %) of the slices, n = 600 slices of 40 patients;" in said
     assert "in 85.0 % (80.0 % to 90.0 %), n = 325 slices of 31 patients." in said
 

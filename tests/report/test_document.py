@@ -86,7 +86,15 @@ def run_folder(tmp_path, published):
     cases = Record.read(published).cases.assign(model="joint", raw_probability=lambda table: table["probability"])
     cases["uncertainty"] = np.linspace(0, 0.3, len(cases))
     model = ModelFacts(
-        model_id="0123456789ab", threshold=0.5, temperature=1.2, parameters=7, epochs=3, duration_s=60, gate=None
+        model_id="0123456789ab",
+        threshold=0.5,
+        decoder_share=0.6,
+        center=5.4,
+        temperature=1.2,
+        parameters=7,
+        epochs=3,
+        duration_s=60,
+        gate=None,
     )
     data = [
         {"source": "a", "layout": "lgg", "split": side, "patients": 5, "slices": 9, "tumor": 4, "tumor_free": 5}
@@ -109,7 +117,8 @@ def test_the_report_of_a_run_needs_no_model_and_shows_what_lies_beside_the_table
     for part in (
         "0123456789ab",
         "few-patients",
-        "temperature",
+        "decoder's share in the answer</th><td>0.600</td>",
+        "temperature</th><td>1.200</td>",
         "Reliability diagram",
         "Error rate over the share",
         "phantom: {}",

@@ -15,7 +15,15 @@ CONFIG = "name: a run\nseed: 7\nphantom: {}\n"
 
 def model(model_id, starts_from):
     return ModelFacts(
-        model_id=model_id, threshold=0.4, temperature=1.0, parameters=7, epochs=1, duration_s=1, gate=None
+        model_id=model_id,
+        threshold=0.4,
+        decoder_share=0.6,
+        center=5.4,
+        temperature=1.0,
+        parameters=7,
+        epochs=1,
+        duration_s=1,
+        gate=None,
     ).model_copy(update={"starts_from": starts_from, "data_fingerprint": "f" * 64})
 
 

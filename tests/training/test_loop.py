@@ -98,6 +98,8 @@ def test_learns_what_can_be_learned_at_a_glance(small_config, data, tmp_path):
     phases = small_config.phases
     longer = small_config.model_copy(
         update={
+            # Sixteen pixels are drawn from each place of the decoder's finest map: four channels learn that slowly.
+            "model": small_config.model.model_copy(update={"decoder_width": 8}),
             "phases": phases.model_copy(update={"segmentation": phases.segmentation.model_copy(update={"epochs": 10})}),
             "training": small_config.training.model_copy(update={"epoch_slices": 16, "patience": 10}),
         }

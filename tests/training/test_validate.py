@@ -1,24 +1,33 @@
 """The score that checkpoints are compared by, with outputs that are known by hand."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import logit
 
 from slicewise.data.dataset import find_targets
-from slicewise.model.engine import Probabilities
+from slicewise.evaluation.calibration import fit_calibration, fit_temperature
+from slicewise.model.engine import Calibration, Probabilities
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training import validate as room
 from slicewise.training.phases import plan_phases
 from slicewise.training.processes import open_fabric
 
 
+def answer_of(head, mask, peak=None):
+    """Of a slice whose classification head says a probability; and its decoder the same, where there is a mask."""
+    said = math.nan if mask is None else float(logit(head if peak is None else peak))
+    return Probabilities(head, head, mask, float(logit(head)), said)
+
+
 @pytest.fixture
 def validated(small_store, small_config, monkeypatch):
     """Validate two patients with masks, whose four slices get the masks and probabilities that a test asks for."""
 
-    def validate(name, masks, probabilities):
-        outputs = iter([Probabilities(tumor, tumor, mask) for tumor, mask in zip(probabilities, masks, strict=True)])
+    def validate(name, masks, probabilities, peaks=(None,) * 4):
+        outputs = iter(map(answer_of, probabilities, masks, peaks))
         monkeypatch.setattr(room, "infer", lambda *args, **kwargs: [next(outputs)])
         phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
         targets = find_targets(small_store.table, small_config.sources)
@@ -54,6 +63,32 @@ def test_pixels_of_all_slices_are_pooled(validated, references):
     assert validated("joint", masks, [0.9, 0.1, 0.3, 0.4]).score == pytest.approx((pooled + 3 / 4) / 2)
 
 
+HEADS, PEAKS = [0.95, 0.2, 0.4, 0.5], [0.4, 0.5, 0.8, 0.3]
+LABELS = np.array([True, False, True, False])
+
+
+def test_the_joint_phase_hears_both_heads(validated, references):
+    """Of either patient one of them has the slices in the wrong order."""
+    validation = validated("joint", references, HEADS, PEAKS)
+    calibration, threshold, _ = validation.operating_point
+    assert calibration == fit_calibration(logit(HEADS), logit(PEAKS), LABELS)
+    joined = calibration.join(logit(HEADS), logit(PEAKS))
+    told_apart = [calibration.apply(one) >= threshold for one in joined]
+    assert told_apart == LABELS.tolist()
+    assert validation.figures["roc_auc"].value == 1
+    assert 0.1 < calibration.decoder_share < 0.9
+    assert validated("joint", references, PEAKS, HEADS).operating_point.calibration.decoder_share == pytest.approx(
+        1 - calibration.decoder_share, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("name", "share", "heard"), [("segmentation", 1, PEAKS), ("classification", 0, HEADS)])
+def test_a_phase_of_one_task_hears_the_head_that_it_trains(validated, references, name, share, heard):
+    masks = references if name == "segmentation" else [None] * 4
+    point = validated(name, masks, HEADS, PEAKS).operating_point
+    assert point.calibration == Calibration(decoder_share=share, temperature=fit_temperature(logit(heard), LABELS))
+
+
 def test_labels_without_outlines_do_not_move_the_operating_point(small_store, small_config, monkeypatch):
     raw = {True: 0.8, False: 0.2}
     labels = small_store.table["label"].to_numpy(bool)
@@ -67,7 +102,7 @@ def test_labels_without_outlines_do_not_move_the_operating_point(small_store, sm
 
     def answer(*args, **kwargs):
         value = float(answers[next(numbers)])
-        return [Probabilities(value, value, np.zeros((256, 256), np.float32))]
+        return [answer_of(value, np.zeros((256, 256), np.float32))]
 
     monkeypatch.setattr(room, "infer", answer)
     fabric, network = open_fabric(small_config.training), MultiTaskUNet(small_config.model).eval()
@@ -83,7 +118,7 @@ def test_a_scan_with_an_unknown_mask_has_no_dice_in_any_phase(small_store, small
     targets = find_targets(small_store.table, small_config.sources)
     targets = replace(targets, mask_known=targets.mask_known & (np.arange(len(small_store)) != 1))
     phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
-    outputs = iter([Probabilities(0.5, 0.5, mask) for mask in references[[0, 2, 3] if name == "segmentation" else range(4)]])
+    outputs = iter([answer_of(0.5, mask) for mask in references[[0, 2, 3] if name == "segmentation" else range(4)]])
     monkeypatch.setattr(room, "infer", lambda *args, **kwargs: [next(outputs)])
     fabric, network = open_fabric(small_config.training), MultiTaskUNet(small_config.model).eval()
     settings = {"mask_threshold": 0.5, "sensitivity": 0.97}

@@ -7,65 +7,100 @@ import math
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit
 
 from slicewise.evaluation.statistics import wilson_interval
+from slicewise.model.engine import Calibration
 
-__all__ = ["apply_temperature", "decision_curve", "expected_calibration_error", "fit_temperature", "reliability"]
+__all__ = ["decision_curve", "expected_calibration_error", "fit_calibration", "fit_temperature", "reliability"]
 
-_NEAREST = 2.0**-53
-"""How near to 0 and 1 a probability is taken for: 1 minus this is the largest float64 below 1."""
 _LOWEST, _HIGHEST = 0.05, 20.0
 
 
-def fit_temperature(probabilities: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """The temperature at which the labels are likeliest (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+def fit_calibration(heads: NDArray[np.float64], peaks: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibration:
+    """How the labels follow likeliest from what the two heads say: logistic regression on both logits.
 
-    Labels are taken as not quite certain, (P + 1) / (P + 2) for P tumors and 1 / (N + 2) for N others, as Platt (1999) does:
-    where the two classes are told apart without an error the likeliest temperature would otherwise be 0. The loss is convex
-    in the temperature's inverse: there is one minimum.
+    The second level of a stack (Wolpert 1992, https://doi.org/10.1016/S0893-6080(05)80023-1). A weight cannot be negative: a
+    head that speaks for tumor never counts against it. The loss is convex: there is one minimum.
 
     Args:
-        probabilities: ``(N,)``, of a tumor, 0..1, of cases the model was not trained on; NaN is passed over.
+        heads: ``(N,)``, logits of the classification head for cases the model was not trained on.
+        peaks: ``(N,)``, largest logits of their masks. Cases where either is not finite are passed over.
+        labels: ``(N,)``, is there a tumor?
+
+    Returns:
+        With a temperature of 0.05..20. The default where there are no cases or one class only, or where neither head tells
+        them apart.
+
+    >>> labels = np.array([False, True] * 100)
+    >>> deaf, plain = np.zeros(200), np.where(labels, 9.0, 3.0)
+    >>> fitted = fit_calibration(deaf, plain, labels)
+    >>> round(fitted.decoder_share, 2), round(fitted.center, 1)
+    (1.0, 6.0)
+    """
+    finite = np.isfinite(heads) & np.isfinite(peaks)
+    labels = labels[finite]
+    if labels.all() or not labels.any():
+        return Calibration()
+    evidence = np.column_stack([heads[finite], peaks[finite], np.ones(len(labels))])
+    targets = _targets(labels)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits = evidence @ weights
+        return _cross_entropy(logits, targets), evidence.T @ (expit(logits) - targets) / len(targets)
+
+    bounds = [(0, None), (0, None), (None, None)]
+    head, peak, offset = minimize(loss, np.zeros(3), jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12).x
+    if head + peak < 1 / _HIGHEST:
+        return Calibration()
+    total = min(head + peak, 1 / _LOWEST)
+    return Calibration(float(peak / (head + peak)), float(-offset / (head + peak)), float(1 / total))
+
+
+def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
+    """The temperature at which the labels are likeliest (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+    The loss is convex in the temperature's inverse: there is one minimum.
+
+    Args:
+        logits: ``(N,)``, of cases the model was not trained on; NaN is passed over.
         labels: ``(N,)``, is there a tumor?
 
     Returns:
         0.05..20; above 1 where the model was too sure. 1 where there are no cases or one class only, for these cannot tell.
 
-    >>> too_sure = np.array([0.99, 0.99, 0.99, 0.01, 0.01, 0.01] * 100)
-    >>> temperature = fit_temperature(too_sure, np.array([True, True, False, False, False, True] * 100))
-    >>> round(temperature, 1), apply_temperature(too_sure[:1], temperature).round(2).tolist()
-    (6.7, [0.67])
+    >>> too_sure = np.array([4.6, 4.6, 4.6, -4.6, -4.6, -4.6] * 100)
+    >>> round(fit_temperature(too_sure, np.array([True, True, False, False, False, True] * 100)), 1)
+    6.7
     """
-    finite = np.isfinite(probabilities)
-    probabilities, labels = probabilities[finite], labels[finite]
+    finite = np.isfinite(logits)
+    logits, labels = logits[finite], labels[finite]
     if labels.all() or not labels.any():
         return 1.0
-    logits, tumors, others = _logits(probabilities), np.count_nonzero(labels), np.count_nonzero(~labels)
-    targets = np.where(labels, (tumors + 1) / (tumors + 2), 1 / (others + 2))
-
-    def loss(log: float) -> float:
-        scaled = logits * math.exp(-log)
-        return float((targets * np.logaddexp(0, -scaled) + (1 - targets) * np.logaddexp(0, scaled)).mean())
-
+    targets = _targets(labels)
     bounds = (math.log(_LOWEST), math.log(_HIGHEST))
-    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+    return math.exp(
+        minimize_scalar(
+            lambda log: _cross_entropy(logits * math.exp(-log), targets),
+            bounds=bounds,
+            method="bounded",
+            options={"xatol": 1e-6},
+        ).x
+    )
 
 
-def apply_temperature(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Divide the logits by a temperature. The order stays, and so do those above 0.5.
+def _targets(labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Labels as not quite certain, (P + 1) / (P + 2) for P tumors and 1 / (N + 2) for N others, as Platt (1999) takes them.
 
-    Args:
-        probabilities: Of a tumor, 0..1, any shape. Nearer to 0 or 1 than a float64 can be to 1 is taken for that near.
-        temperature: Above 0; 1 changes nothing, not a bit.
-
-    >>> apply_temperature(np.array([0.1, 0.5, 0.9]), 2.0).round(3).tolist()
-    [0.25, 0.5, 0.75]
+    Where the two classes are told apart without an error the likeliest temperature would otherwise be 0.
     """
-    if temperature == 1:
-        return np.array(probabilities, np.float64)
-    return np.asarray(expit(_logits(probabilities) / temperature), np.float64)
+    tumors, others = np.count_nonzero(labels), np.count_nonzero(~labels)
+    return np.where(labels, (tumors + 1) / (tumors + 2), 1 / (others + 2))
+
+
+def _cross_entropy(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
+    return float((targets * np.logaddexp(0, -logits) + (1 - targets) * np.logaddexp(0, logits)).mean())
 
 
 def reliability(
@@ -167,7 +202,3 @@ def decision_curve(
             "treat_none": 0.0 / count,
         }
     )
-
-
-def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(logit(np.clip(np.asarray(probabilities, np.float64), _NEAREST, 1 - _NEAREST)), np.float64)

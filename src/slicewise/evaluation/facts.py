@@ -26,8 +26,12 @@ class ModelFacts(BaseModel):
     """First 12 digits of the weights' SHA-256."""
     threshold: float
     """Probability from which the answer is "tumor"."""
+    decoder_share: float
+    """Weight of the mask's largest logit in the slice's, beside that of the classification head."""
+    center: float
+    """Logit of a slice at which tumor and no tumor are equally probable."""
     temperature: float
-    """What the logit is divided by."""
+    """What the logit's distance from the center is divided by."""
     parameters: int
     """Number of weights."""
     epochs: int
@@ -49,7 +53,7 @@ class ModelFacts(BaseModel):
         return cls(
             model_id=description.model_id,
             threshold=description.threshold,
-            temperature=description.temperature,
+            **description.calibration._asdict(),
             parameters=description.parameters,
             epochs=len(description.history),
             duration_s=description.provenance["duration_s"],

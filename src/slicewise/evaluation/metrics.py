@@ -22,6 +22,7 @@ __all__ = [
     "SUPPORT",
     "Figure",
     "Tables",
+    "choose_mask_from",
     "choose_threshold",
     "count_behind",
     "dice",
@@ -200,16 +201,54 @@ def dice_by_patient(cases: pd.DataFrame) -> pd.Series[float]:
     return volumes.assign(dice=scores).groupby(["source", "patient_id"])["dice"].mean()
 
 
-def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, sensitivity: float) -> float:
+def choose_threshold(
+    labels: np.ndarray, probabilities: np.ndarray, sensitivity: float, specificity: float | None = None
+) -> float:
     """The highest threshold up to 0.5 at which at least ``sensitivity`` of the tumor slices are called.
 
     Where no probability lies between two values, any threshold between them decides alike: the middle is taken, which
     leaves new slices the widest margin on both sides. What is more likely tumor than not is called whatever these slices
     say: where they are easy, they would push the threshold up as far as their own probabilities reach.
 
+    With a ``specificity``, the threshold goes further down as long as so many of the tumor-free slices are not called: a
+    sensitivity measured on few patients hardly holds on others, and what specificity is not needed buys a margin.
+
     >>> choose_threshold(np.array([1, 1, 1, 1, 0]), np.array([0.9, 0.8, 0.5, 0.25, 0.1]), sensitivity=0.75)
     0.375
+    >>> choose_threshold(np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.3, 0.1]), sensitivity=0.5, specificity=0.5)
+    0.2
     """
+    by_sensitivity = _threshold_for_sensitivity(labels, probabilities, sensitivity)
+    others = np.sort(probabilities[~labels.astype(bool)])[::-1]
+    if specificity is None or not len(others):
+        return by_sensitivity
+    spared = min(max(1, math.ceil(specificity * len(others) - 1e-9)), len(others))
+    highest_spared = float(others[len(others) - spared])
+    above = probabilities[probabilities > highest_spared].min(initial=1.0)
+    return min(by_sensitivity, (highest_spared + float(above)) / 2)
+
+
+def choose_mask_from(probabilities: np.ndarray, marked: np.ndarray, threshold: float, false_mask_rate: float) -> float:
+    """The lowest probability, from ``threshold`` on, at which at most so many tumor-free slices would get a mask.
+
+    Args:
+        probabilities: ``(N,)``, of tumor-free slices.
+        marked: ``(N,)`` bool, the decoder marks something.
+        threshold: From which the answer is "tumor".
+        false_mask_rate: Share of the slices, 0..1.
+
+    >>> marked = np.array([True, True, False, True])
+    >>> choose_mask_from(np.array([0.1, 0.4, 0.6, 0.8]), marked, threshold=0.2, false_mask_rate=0.25) > 0.4
+    True
+    """
+    candidates = np.sort(probabilities[marked & (probabilities >= threshold)])[::-1]
+    allowed = int(false_mask_rate * len(probabilities) + 1e-9)
+    if len(candidates) <= allowed:
+        return threshold
+    return float(np.nextafter(candidates[allowed], 1.0))
+
+
+def _threshold_for_sensitivity(labels: np.ndarray, probabilities: np.ndarray, sensitivity: float) -> float:
     positives = np.sort(probabilities[labels.astype(bool)])[::-1]
     if not len(positives):
         return _HALF

@@ -138,7 +138,7 @@ def _is_known(cases: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def _calibration(known: pd.DataFrame, resampling: Resampling, sample: Sample) -> dict[str, Any] | None:
-    """Before and after temperature scaling, on test; None without labels."""
+    """Before and after calibration, on test; None without labels."""
     if known.empty:
         return None
     label = known["label"].to_numpy(bool)

@@ -56,6 +56,8 @@ class ModelResult(_Part):
     """The same on validation patients."""
     model_id: str | None = None
     threshold: float | None = None
+    decoder_share: float | None = None
+    center: float | None = None
     temperature: float | None = None
     parameters: int | None = None
     epochs: int | None = None
@@ -130,7 +132,7 @@ class Bin(_Part):
 
 
 class Moment(_Part):
-    """Calibration before or after temperature scaling."""
+    """Of the probabilities, before or after they are calibrated."""
 
     expected_calibration_error: Measured
     brier_score: Measured

@@ -55,9 +55,9 @@ def slice_terms(cases: pd.DataFrame) -> pd.DataFrame:
     """Terms of each slice, ``(N, terms)`` float64; what does not apply to a slice is 0.
 
     Segmentation counts only slices whose mask is known, and a Dice or distance only those of sources and sequences with
-    outlined tumors; classification only slices with a known label from sources that take part. The heads contradict each
-    other where the answer is "tumor" and the decoder marks nothing, or the other way round. Both are right where the answer
-    is, and the mask is empty on a tumor-free slice or has a Dice of at least 0.5.
+    outlined tumors; classification only slices with a known label from sources that take part. Answer and decoder contradict
+    each other where the answer is "tumor" and the decoder marks nothing, or the other way round. Both are right where the
+    answer is, and the mask is empty on a tumor-free slice or has a Dice of at least 0.5.
 
     Args:
         cases: Rows of one model, with the columns of `slicewise.evaluation.cases.CASE_COLUMNS`.

@@ -25,12 +25,12 @@ from slicewise.errors import CheckpointError
 from slicewise.model.description import Description
 from slicewise.model.engine import Decoded, Encoded
 
-__all__ = ["DECODER", "ENCODER", "EXPORT", "FOLDER", "CpuEngine"]
+__all__ = ["DECODER", "ENCODER", "EXPORT", "FOLDER", "SETTINGS", "CpuEngine"]
 
 FOLDER, ENCODER, DECODER, EXPORT = "cpu", "encoder.onnx", "decoder.onnx", "export.json"
 
 # One stream on all cores; float32 wherever the CPU could do with less, so that every machine gives the same answer.
-_SETTINGS: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+SETTINGS: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
 
 class CpuEngine:
@@ -52,7 +52,7 @@ class CpuEngine:
         core = ov.Core()
         # Pinned, the threads of two processes would share a core and leave another idle.
         few = {} if threads is None else {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
-        settings = _SETTINGS | few
+        settings = SETTINGS | few
         self._encoder, self._decoder = (
             core.compile_model(core.read_model(part, b""), "CPU", settings).create_infer_request()
             for part in _read_export(folder / FOLDER, description)

@@ -36,9 +36,11 @@ EngineName = Literal["auto", "cpu", "torch"]
 class Predictor:
     """Answers "is there a tumor, and where" for slices and scans.
 
-    One rule joins the two heads: where the probability of the slice is below the checkpoint's threshold the answer is "no
-    tumor" and the mask is empty; elsewhere the mask is the decoder's. A positive answer with an empty mask is said as such
-    (`Result.decision`). Nothing else ever changes a mask, but what is asked for by name: ``smallest_mm3``, and abstention.
+    One rule joins the two heads: where the probability of the slice, in which both have a word
+    (`slicewise.model.engine.Calibration`), is below the checkpoint's threshold the answer is "no tumor" and the mask is
+    empty; elsewhere the mask is the decoder's, or empty where the probability is below the checkpoint's ``mask_from``. A
+    positive answer with an empty mask is said as such (`Result.decision`).
+    Nothing else ever changes a mask, but what is asked for by name: ``smallest_mm3``, and abstention.
 
     Args:
         engine: Runs the network.
@@ -117,7 +119,8 @@ class Predictor:
             spacing_mm: Of an array: distance between rows and columns, where known.
             tta: Average the probabilities over the views of `slicewise.inference.uncertainty`; six times the work.
             uncertainty: Also say how much the answer moves with the views and with parts of the head left out; needs torch.
-            segment: Find the mask; without, only the probability is wanted, and the decoder does not run.
+            segment: Find the mask; without, only the probability is wanted, and the decoder runs only where it has a word in
+                that.
             smallest_mm3: Parts of the mask below this volume are left out; needs a volume with spacing.
             abstain_on: Rules of the gatekeeper on which no answer is given.
 
@@ -141,7 +144,7 @@ class Predictor:
         probabilities = np.array([output.tumor for output in outputs])
         is_tumor = (probabilities >= self.description.threshold) & (not abstained)
         masks = np.zeros(scan.slices.shape, dtype=np.bool_)
-        for place in np.flatnonzero(is_tumor):
+        for place in np.flatnonzero(is_tumor & (probabilities >= self.description.mask_from)):
             mask = outputs[place].mask
             if mask is not None:
                 masks[place] = restore(mask, prepared[place][1]) >= self.description.mask_threshold
@@ -192,7 +195,7 @@ class Predictor:
         is_tumor = output.tumor >= self.description.threshold
         values = np.full(pixels.shape, np.nan, dtype=np.float32) if output.mask is None else output.mask
         # NaN, of a model that does not segment, compares as False: its mask stays empty.
-        mask = (values >= self.description.mask_threshold) & is_tumor
+        mask = (values >= self.description.mask_threshold) & is_tumor & (output.tumor >= self.description.mask_from)
         return Prediction(output.tumor, output.raw_tumor, bool(is_tumor), mask, values)
 
     def _views(self, pixels: Pixels, segment: bool) -> list[Probabilities]:
@@ -226,7 +229,7 @@ class Predictor:
             pixels,
             segment=not classifies,  # the answer alone is asked for, which then does not need the decoder
             classify=classifies,
-            temperature=self.description.temperature,
+            calibration=self.description.calibration,
             mask_threshold=self.description.mask_threshold,
         )
         return estimate.standard_deviation
@@ -236,8 +239,8 @@ class Predictor:
 
         Args:
             pixels: The slices.
-            segment: Run the decoder.
-            mask_from: Probability from which it runs; None: from the operating threshold on.
+            segment: Masks are wanted.
+            mask_from: Probability from which a slice gets one; None: from where one is kept.
         """
         tasks = self.description.tasks
         return infer(
@@ -245,6 +248,6 @@ class Predictor:
             pixels,
             segment=("segmentation" in tasks and segment) or "classification" not in tasks,
             classify="classification" in tasks,
-            temperature=self.description.temperature,
-            mask_from=self.description.threshold if mask_from is None else mask_from,
+            calibration=self.description.calibration,
+            mask_from=max(self.description.threshold, self.description.mask_from) if mask_from is None else mask_from,
         )

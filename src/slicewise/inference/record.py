@@ -39,7 +39,7 @@ class ScanRecord(_Record):
     decision: Decision
     """``tumor``; ``tumor, not localized`` with an empty mask; ``no tumor``; ``abstained`` on a concern."""
     probability: float
-    """That there is tumor, in [0, 1], after temperature scaling: that of the most probable slice."""
+    """That there is tumor, in [0, 1], calibrated: that of the most probable slice."""
     raw_probability: float
     """The same before it."""
     threshold: float

@@ -27,7 +27,7 @@ class Result:
     scan: Scan
     """What was predicted, as decoded."""
     probabilities: NDArray[np.float64]
-    """``(D,)``: that the slice shows tumor, in [0, 1], after temperature scaling."""
+    """``(D,)``: that the slice shows tumor, in [0, 1], calibrated."""
     raw_probabilities: NDArray[np.float64]
     """``(D,)``: the same before it."""
     is_tumor: NDArray[np.bool_]
@@ -63,7 +63,7 @@ class Result:
 
     @property
     def raw_probability(self) -> float:
-        """The same before temperature scaling."""
+        """The same before it is calibrated."""
         return float(self.raw_probabilities.max())
 
     @property

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from slicewise.errors import CheckpointError
 from slicewise.inference.views import VIEWS, View
-from slicewise.model.engine import Pixels
+from slicewise.model.engine import Calibration, Pixels
 from slicewise.model.network import MultiTaskUNet
 
 __all__ = ["Uncertainty", "check_variance", "estimate_uncertainty"]
@@ -50,7 +50,7 @@ def estimate_uncertainty(
     *,
     segment: bool,
     classify: bool,
-    temperature: float = 1.0,
+    calibration: Calibration = Calibration(),
     mask_threshold: float = 0.5,
     draws: int = 8,
     views: Sequence[View] = VIEWS,
@@ -62,10 +62,10 @@ def estimate_uncertainty(
     Args:
         network: In evaluation mode, and left in it.
         pixels: ``(256, 256)``, as `slicewise.data.preprocess.preprocess` returns it.
-        segment: The model was trained to segment.
+        segment: How much the masks differ is wanted, of a model that was trained to segment.
         classify: The classification head was trained; where it was not, the probability of a view is that of its most
             probable pixel, as in `slicewise.model.engine.infer`, and there is no dropout.
-        temperature: What the logit of the slice is divided by (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+        calibration: How a probability follows from the heads' logits.
         mask_threshold: Pixel probability from which a pixel is in a mask.
         draws: How many thinned heads, at least 1.
         views: How the slice is seen.
@@ -75,25 +75,25 @@ def estimate_uncertainty(
         was trained.
     """
     device = next(network.parameters()).device
+    share = calibration.decoder_share if classify else float(segment)
     pooled, masks = [], []
     for view in views:  # one at a time, as `infer` does; a batch is no faster on a CPU
         image = torch.from_numpy(view.apply(pixels).astype(np.float32))[None, None].to(device)
         maps = network.encoder(image)
         if classify:
             pooled.append(network.classifier.pool(maps))
-        if segment:
+        if segment or share:
             masks.append(network.decoder(maps)[0].float())
-    if pooled:
-        logits = _thinned_logits(network.classifier.layers, torch.cat(pooled), draws)
-    elif masks:
-        logits = torch.stack([mask.amax() for mask in masks])
-    else:
+    if not (pooled or masks):
         return Uncertainty(math.nan, math.nan, math.nan)
-    probabilities = torch.sigmoid(logits.double() / temperature)
+    logits = _thinned_logits(network.classifier.layers, torch.cat(pooled), draws) if pooled else torch.zeros(())
+    if share:
+        logits = (1 - share) * logits.double() + share * torch.stack([mask.amax() for mask in masks]).double()
+    probabilities = torch.sigmoid((logits.double() - calibration.center) / calibration.temperature)
     return Uncertainty(
         probability=float(probabilities.mean()),
         standard_deviation=float(probabilities.std(correction=0)),
-        mask_disagreement=_disagreement(masks, views, mask_threshold) if masks else math.nan,
+        mask_disagreement=_disagreement(masks, views, mask_threshold) if segment else math.nan,
     )
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slicewise.config import ModelConfig
 from slicewise.data.descriptors import Domain
 from slicewise.data.preprocess import PREPROCESSING
 from slicewise.errors import CheckpointError
+from slicewise.model.engine import Calibration
 
 __all__ = [
     "CARD",
@@ -63,8 +64,15 @@ class Description(BaseModel):
     """Meaning of low and high probability."""
     threshold: float
     """Slice probability from which the answer is "tumor"; chosen on validation."""
+    mask_from: float = 0.0
+    """Slice probability from which a slice that is called gets a mask: a less probable tumor is "not localized"; below the
+    threshold it has no effect. Chosen on validation."""
+    decoder_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the mask's largest logit in the slice's, beside that of the classification head; fitted on validation."""
+    center: float = 0.0
+    """Logit of the slice at which tumor and no tumor are equally probable; fitted on validation."""
     temperature: float = 1.0
-    """What the logit of the slice is divided by; fitted on validation."""
+    """What the logit's distance from the center is divided by; fitted on validation."""
     mask_threshold: float
     """Pixel probability from which a pixel is in the mask."""
     parameters: int
@@ -92,15 +100,20 @@ class Description(BaseModel):
     """Of ``model.safetensors``."""
 
     @property
+    def calibration(self) -> Calibration:
+        """How a probability follows from the two heads."""
+        return Calibration(self.decoder_share, self.center, self.temperature)
+
+    @property
     def model_id(self) -> str:
         """First 12 digits of the weights' SHA-256."""
         return self.weights_sha256[:12]
 
     def summary(self) -> dict[str, Any]:
         """What a user of the model may ask, as plain values: figures, threshold, and which patients it has seen."""
-        names = ("name", "parameters", "threshold", "temperature", "mask_threshold", "preprocessing", "gate", "provenance")
-        kept = self.model_dump(mode="json", include={*names, "architecture", "metrics"})
-        return {"id": self.model_id, **kept, "splits": self.patients}
+        deciding = ("threshold", "mask_from", "mask_threshold", *Calibration._fields)
+        kept = {"name", "parameters", "architecture", "preprocessing", "metrics", "gate", "provenance", *deciding}
+        return {"id": self.model_id, **self.model_dump(mode="json", include=kept), "splits": self.patients}
 
     def lines(self) -> dict[str, str]:
         """The same in a few words, by name."""

@@ -12,10 +12,37 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Decoded", "Encoded", "Engine", "Pixels", "Probabilities", "infer"]
+__all__ = ["Calibration", "Decoded", "Encoded", "Engine", "Pixels", "Probabilities", "infer"]
 
 Pixels = NDArray[np.float16] | NDArray[np.float32]
 """Preprocessed slices: half precision holds their values exactly, single is what is computed with."""
+
+
+class Calibration(NamedTuple):
+    """From what both heads say of a slice to the probability of a tumor in it.
+
+    The logit of the slice is ``(1 - decoder_share) * head + decoder_share * peak``, where the peak is the largest logit of
+    the mask; its distance from the center, divided by the temperature, is the logit of the probability. So the decoder,
+    which has learned from outlines and from sources whose labels are not taught, has a word in the answer.
+    """
+
+    decoder_share: float = 0.0
+    """Weight of the decoder's word, in [0, 1]: 0 hears the classification head alone. A model without that head has the
+    decoder's alone, whatever stands here."""
+    center: float = 0.0
+    """Logit of a slice at which tumor and no tumor are equally probable."""
+    temperature: float = 1.0
+    """What the logit's distance from the center is divided by (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+
+    def join(self, heads: NDArray[np.float64], peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logits of slices, of those of both heads; what has no weight may be NaN."""
+        share = self.decoder_share
+        parts = [weight * logits for weight, logits in ((1 - share, heads), (share, peaks)) if weight]
+        return np.sum(parts, axis=0)
+
+    def apply(self, logit: float) -> float:
+        """The probability of a tumor."""
+        return _sigmoid((logit - self.center) / self.temperature)
 
 
 class Encoded(NamedTuple):
@@ -56,11 +83,15 @@ class Probabilities(NamedTuple):
     """Outputs for one preprocessed slice."""
 
     tumor: float
-    """That the slice shows tumor, in [0, 1], after temperature scaling."""
+    """That the slice shows tumor, in [0, 1], calibrated."""
     raw_tumor: float
-    """The same before it."""
+    """The same before it is calibrated."""
     mask: NDArray[np.float32] | None
-    """``(256, 256)``, per pixel, in [0, 1]; None where the decoder did not run."""
+    """``(256, 256)``, per pixel, in [0, 1]; None where it was not asked for."""
+    head: float = math.nan
+    """Logit of the classification head."""
+    peak: float = math.nan
+    """Largest logit of the mask; NaN where the decoder did not run."""
 
 
 def infer(
@@ -69,7 +100,7 @@ def infer(
     *,
     segment: bool,
     classify: bool,
-    temperature: float = 1.0,
+    calibration: Calibration = Calibration(),
     mask_from: float = 0.0,
 ) -> list[Probabilities]:
     """Run the network on preprocessed slices; one pass of the encoder serves both heads.
@@ -77,28 +108,34 @@ def infer(
     Args:
         engine: What runs it.
         pixels: ``(N, 256, 256)``, as `slicewise.data.preprocess.preprocess` returns each.
-        segment: The model was trained to segment.
-        classify: The classification head was trained; where it was not, the probability of the slice is that of its most
-            probable pixel, so that a segmentation model answers "is there a tumor" too.
-        temperature: What the logit of the slice is divided by (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
-        mask_from: The decoder runs on slices of at least this probability: below the operating threshold the mask would be
-            emptied anyway. A model that does not classify runs it on all.
+        segment: Masks are wanted, of a model that was trained to segment.
+        classify: The classification head was trained; where it was not, the logit of the slice is that of its most probable
+            pixel, so that a segmentation model answers "is there a tumor" too.
+        calibration: How the probability follows.
+        mask_from: Slices of at least this probability get a mask: below the operating threshold it would be emptied anyway,
+            and the decoder need not run where it has no word in the answer either. A model that does not classify gives all.
     """
+    if not classify:
+        calibration = calibration._replace(decoder_share=1.0)
+    heard = calibration.decoder_share > 0 and (classify or segment)
     outputs: list[Probabilities] = []
     for start in range(0, len(pixels), engine.batch):
         encoded = engine.encode(np.asarray(pixels[start : start + engine.batch], dtype=np.float32))
-        logits = encoded.logits
-        chosen = np.arange(len(logits))
-        if classify:
-            chosen = chosen[[_sigmoid(logit / temperature) >= mask_from for logit in logits]]
+        heads, every = encoded.logits, np.arange(len(encoded.logits))
+        decoded = engine.decode(encoded.maps, every) if heard else None
+        peaks = np.full(len(heads), math.nan) if decoded is None else decoded.peaks.copy()
+        logits = calibration.join(heads, peaks)
+        probabilities = [calibration.apply(logit) for logit in logits]
+        chosen = every if not classify else every[[probability >= mask_from for probability in probabilities]]
         masks: dict[int, NDArray[np.float32]] = {}
-        if segment and len(chosen):
-            decoded = engine.decode(encoded.maps, chosen)
-            masks = dict(zip(chosen.tolist(), decoded.probabilities, strict=True))
-        if not classify:
-            logits = decoded.peaks if segment else np.full(len(logits), math.nan)
-        for place, logit in enumerate(logits):
-            outputs.append(Probabilities(_sigmoid(logit / temperature), _sigmoid(logit), masks.get(place)))
+        if segment and decoded is not None:
+            masks = {place: decoded.probabilities[place] for place in chosen.tolist()}
+        elif segment and len(chosen):
+            part = engine.decode(encoded.maps, chosen)
+            masks, peaks[chosen] = dict(zip(chosen.tolist(), part.probabilities, strict=True)), part.peaks
+        for place, (logit, probability) in enumerate(zip(logits, probabilities, strict=True)):
+            head, peak = float(heads[place]), float(peaks[place])
+            outputs.append(Probabilities(probability, _sigmoid(logit), masks.get(place), head, peak))
     return outputs
 
 

@@ -1,8 +1,10 @@
-"""One multi-task U-Net: a shared encoder, a segmentation decoder, a classification head.
+"""One multi-task network: a shared encoder that does most of the work, a light segmentation decoder, a classification head.
 
-The full-resolution slice is folded into channels before the first convolution and unfolded after the last (space to depth;
-Shi et al. 2016, https://doi.org/10.1109/CVPR.2016.207), which leaves every layer a quarter of the pixels and the output on
-the input's grid.
+The full-resolution slice is folded into channels before the first convolution, and the last one unfolds a quarter of the
+resolution back to the input's grid (space to depth and sub-pixel convolution; Shi et al. 2016,
+https://doi.org/10.1109/CVPR.2016.207). The decoder is that of a feature pyramid (Lin et al. 2017,
+https://doi.org/10.1109/CVPR.2017.106; for segmentation Kirillov et al. 2019, https://doi.org/10.1109/CVPR.2019.00656): what
+two tasks share is then nearly all of the network, and a second task costs little more than one.
 """
 
 from __future__ import annotations
@@ -14,8 +16,7 @@ from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch
-from monai.networks.blocks import Convolution, UpSample
-from monai.networks.nets.basic_unet import Down, TwoConv
+from monai.networks.blocks import Convolution, ResidualUnit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -31,6 +32,7 @@ POOLED_LEVELS = 2
 """How many of the encoder's deepest maps the classification head looks at."""
 
 _FOLD = 2
+_UNFOLD = 4
 _TUMOR_SHARE = 0.02
 _ACTIVATION = ("leakyrelu", {"negative_slope": 0.1, "inplace": True})
 _NORM = ("batch", {"affine": True})
@@ -44,23 +46,26 @@ class Logits(NamedTuple):
     tumor: Tensor | None
     """``(B,)``: tumor anywhere in the slice."""
     coarse_masks: tuple[Tensor, ...] = ()
-    """``(B, 1, H / 4, W / 4)``, ``(B, 1, H / 8, W / 8)`` …: what deep supervision supervises, in training alone."""
+    """``(B, 1, H / 8, W / 8)``, ``(B, 1, H / 16, W / 16)`` …: what deep supervision supervises, in training alone."""
 
 
 class Encoder(nn.Module):
-    """Feature maps of every level, finest first; each level halves the side and has its own width."""
+    """Feature maps of every level, finest first; each level halves the side, and has its own width and depth."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
         super().__init__()
-        first = TwoConv(2, _FOLD * _FOLD, widths[0], _ACTIVATION, _NORM, bias=False)
-        deeper = (Down(2, below, above, _ACTIVATION, _NORM, bias=False) for below, above in pairwise(widths))
-        self.levels = nn.ModuleList([first, *deeper])
+        stem = max(widths[0] // 2, 1)
+        self.stem = nn.Sequential(_convolution(_FOLD * _FOLD, stem), _convolution(stem, stem))
+        self.levels = nn.ModuleList(
+            nn.Sequential(_convolution(below, above, strides=2), *(_residual(above) for _ in range(depth)))
+            for (below, above), depth in zip(pairwise((stem, *widths)), blocks, strict=True)
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """``(B, 1, H, W)`` to one map a level: ``(B, widths[k], H / 2^(k+1), W / 2^(k+1))``."""
+        """``(B, 1, H, W)`` to one map a level: ``(B, widths[k], H / 2^(k+2), W / 2^(k+2))``."""
         # Folding leaves channels first; convolutions are faster with channels last, and compiled ones keep what they get.
         folded = F.pixel_unshuffle(images, _FOLD).contiguous(memory_format=torch.channels_last)
-        return self.deepen(folded, below=0)
+        return self.deepen(self.stem(folded), below=0)
 
     def deepen(self, features: Tensor, below: int) -> list[Tensor]:
         """The maps of the levels from number ``below`` on, made from the map above them."""
@@ -71,32 +76,16 @@ class Encoder(nn.Module):
         return maps
 
 
-class Up(nn.Module):
-    """Twice the side, the finer map beside it, two convolutions; MONAI's own block cannot be compiled in one piece."""
-
-    def __init__(self, deep: int, fine: int) -> None:
-        super().__init__()
-        self.upsample = UpSample(2, deep, deep // 2, scale_factor=2, mode="deconv")
-        self.convs = TwoConv(2, fine + deep // 2, fine, _ACTIVATION, _NORM, bias=False)
-
-    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
-        """``(B, deep, h, w)`` and ``(B, fine, 2h, 2w)`` to ``(B, fine, 2h, 2w)``."""
-        convolved: Tensor = self.convs(torch.cat([skip, self.upsample(features)], dim=1))
-        return convolved
-
-
 class Decoder(nn.Module):
-    """From the deepest map back to one logit a pixel, with a skip connection at every level."""
+    """From the deepest map up to the finest, each brought to one width, and from there to one logit a pixel."""
 
-    def __init__(self, widths: tuple[int, ...], deep_supervision: int) -> None:
+    def __init__(self, widths: tuple[int, ...], width: int, deep_supervision: int) -> None:
         super().__init__()
-        pairs = zip(reversed(widths), reversed(widths[:-1]), strict=False)
-        self.levels = nn.ModuleList(Up(deep, fine) for deep, fine in pairs)
-        self.output = Convolution(2, widths[0], _FOLD * _FOLD, kernel_size=1, conv_only=True)
-        # The map of level k + 1 has half the side of that of level k, and the finest has half of the slice's.
-        self.coarse_outputs = nn.ModuleList(
-            Convolution(2, width, 1, kernel_size=1, conv_only=True) for width in widths[1 : 1 + deep_supervision]
-        )
+        self.laterals = nn.ModuleList(_projection(fine, width) for fine in widths)
+        self.levels = nn.ModuleList(_convolution(width, width) for _ in widths[:-1])
+        self.output = _projection(width, _UNFOLD * _UNFOLD)
+        # The map of level k + 1 has half the side of that of level k, and the finest has a quarter of the slice's.
+        self.coarse_outputs = nn.ModuleList(_projection(width, 1) for _ in range(deep_supervision))
         # Training starts from "hardly any pixel is tumor" and need not spend its first epoch on learning that
         # (Lin et al. 2017, https://doi.org/10.1109/ICCV.2017.324, section 4.1).
         for output in (self.output, *self.coarse_outputs):
@@ -104,16 +93,16 @@ class Decoder(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One map a level, finest first, to ``(B, 1, H, W)`` logits, and in training to those of coarser maps."""
-        *skips, features = maps
+        *fine, features = (lateral(level) for lateral, level in zip(self.laterals, maps, strict=True))
         decoded = []
-        for level, skip in zip(self.levels, reversed(skips), strict=True):
-            features = level(features, skip)
+        for level, skip in zip(self.levels, reversed(fine), strict=True):
+            features = level(F.interpolate(features, scale_factor=2.0, mode="nearest") + skip)
             decoded.append(features)
         coarse: tuple[Tensor, ...] = ()
         if self.training:
             # decoded[-1] is the finest; what lies before it, from the end on, are the coarser ones.
             coarse = tuple(output(features) for output, features in zip(self.coarse_outputs, decoded[-2::-1], strict=False))
-        return F.pixel_shuffle(self.output(decoded[-1]), _FOLD), coarse
+        return F.pixel_shuffle(self.output(decoded[-1]), _UNFOLD), coarse
 
 
 class Classifier(nn.Module):
@@ -138,23 +127,23 @@ class Classifier(nn.Module):
 
 
 class MultiTaskUNet(nn.Module):
-    """Is there a tumor, and where: about 2.04 M parameters at the default widths.
+    """Is there a tumor, and where: about 2.2 M parameters at the default widths and depths.
 
     Args:
-        config: Widths, dropout and deep supervision.
+        config: Widths, depths, dropout and deep supervision.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(config.widths)
-        self.decoder = Decoder(config.widths, config.deep_supervision)
+        self.encoder = Encoder(config.widths, config.blocks)
+        self.decoder = Decoder(config.widths, config.decoder_width, config.deep_supervision)
         self.classifier = Classifier(config.widths, config.dropout)
 
     def forward(self, images: Tensor, segment: bool = True, classify: bool = True) -> Logits:
         """Run one encoder pass and the heads asked for.
 
         Args:
-            images: ``(B, 1, H, W)`` float, preprocessed; sides divisible by 2 to the number of levels.
+            images: ``(B, 1, H, W)`` float, preprocessed; sides divisible by 2 to the number of levels plus one.
             segment: Run the decoder.
             classify: Run the classification head.
         """
@@ -194,6 +183,18 @@ def average(networks: Sequence[MultiTaskUNet]) -> MultiTaskUNet:
         {name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(states[0][name]) for name in states[0]}
     )
     return mean
+
+
+def _convolution(below: int, above: int, strides: int = 1) -> Convolution:
+    return Convolution(2, below, above, strides=strides, kernel_size=3, act=_ACTIVATION, norm=_NORM, bias=False)
+
+
+def _residual(width: int) -> ResidualUnit:
+    return ResidualUnit(2, width, width, kernel_size=3, subunits=2, act=_ACTIVATION, norm=_NORM, bias=False)
+
+
+def _projection(below: int, above: int) -> Convolution:
+    return Convolution(2, below, above, kernel_size=1, conv_only=True)
 
 
 def _mean(features: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ FACTS = {
     "unknown_annotations": "How many slices have no known label or no known mask.",
     "preprocessing": "What is done to a slice before the network sees it, with the version's name.",
     # The model and its training
-    "architecture": "Kind of network, its parts and widths.",
+    "architecture": "Kind of network, its parts, widths and depths.",
     "parameters": "Number of weights; an integer.",
     "initialization": "What the weights started from.",
     "augmentation": "Random changes to training slices, with their ranges.",
@@ -58,6 +58,8 @@ FACTS = {
     "threshold": "Probability of a slice from which the answer is tumor; a number.",
     "sensitivity_target": "Slice sensitivity that the threshold must reach on the tuning slices that decide it; a number.",
     "mask_threshold": "Probability from which a pixel belongs to the mask; a number.",
+    "decoder_share": "Weight of the mask's largest logit in a slice's logit, beside the classification head's; a number.",
+    "center": "Logit of a slice at which tumor and no tumor are equally probable; a number.",
     "temperature": "What logits are divided by for calibrated probabilities, 1 for none; a number.",
     # The results on test patients: a figure is a text with value, interval and n
     "metrics": "Names of all figures reported.",

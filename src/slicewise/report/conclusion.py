@@ -226,7 +226,7 @@ def _agreement_of_heads(results: Mapping[str, Any]) -> Iterator[Sentence]:
         return
     yield Sentence(
         "finding",
-        f"The two heads contradict each other in {percent_with_interval(contradiction)} of the slices, "
+        f"Answer and decoder contradict each other in {percent_with_interval(contradiction)} of the slices, "
         f"{behind(contradiction)}; answer and mask are both right (a Dice of at least 0.5, or rightly no mask) in "
         f"{percent_with_interval(both)}, {behind(both)}.",
     )
@@ -239,7 +239,7 @@ def _calibration(results: Mapping[str, Any]) -> Iterator[Sentence]:
     after = moments["after"]["expected_calibration_error"]
     before = ""
     if "before" in moments:
-        before = f", before temperature scaling {with_interval(moments['before']['expected_calibration_error'])}"
+        before = f", before calibration {with_interval(moments['before']['expected_calibration_error'])}"
     yield Sentence(
         "finding",
         f"The expected calibration error is {with_interval(after)}{before}; {behind(after)}.",

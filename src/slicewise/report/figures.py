@@ -67,7 +67,7 @@ def draw_roc(cases: pd.DataFrame) -> bytes | None:
 
 
 def draw_reliability(calibration: Mapping[str, Any] | None) -> bytes | None:
-    """How often there is a tumor where the model says how probable one is, before and after temperature scaling."""
+    """How often there is a tumor where the model says how probable one is, before and after calibration."""
     if not calibration:
         return None
     figure, (ax,) = new_figure(1, width=3.7)

@@ -12,6 +12,7 @@ from slicewise.config import Config
 from slicewise.data.preprocess import PREPROCESSING
 from slicewise.evaluation.facts import Facts, ModelFacts
 from slicewise.evaluation.metrics import METRICS
+from slicewise.model.engine import Calibration
 from slicewise.report.conclusion import Sentence
 from slicewise.report.wording import behind, percent, with_interval
 
@@ -57,7 +58,7 @@ def gather_facts(
         known["model_id"] = results["model_id"]
         described = facts.models.get(str(results["model"]))
         if described is not None:
-            known |= described.model_dump(include={"parameters", "threshold", "temperature", "data_fingerprint"})
+            known |= described.model_dump(include={"parameters", "threshold", *Calibration._fields, "data_fingerprint"})
     if config is not None:
         settings = Config.model_validate(yaml.safe_load(config))
         known |= _of_config(settings)
@@ -204,7 +205,7 @@ def _initialization(models: Mapping[str, ModelFacts], name: str, seed: int) -> s
 
 
 def _of_config(config: Config) -> dict[str, Any]:
-    training, split = config.training, config.split
+    training, split, model = config.training, config.split, config.model
     phases = "; ".join(
         f"{name}: at most {phase.epochs} epochs, learning rates encoder {phase.encoder_learning_rate:g}, decoder "
         f"{phase.decoder_learning_rate:g}, head {phase.classifier_learning_rate:g}, loss weights segmentation "
@@ -220,8 +221,9 @@ def _of_config(config: Config) -> dict[str, Any]:
         "split_shares": f"train {split.train:g}, val {split.val:g}, test {1 - split.train - split.val:g}",
         "preprocessing": f"aspect ratio kept, padded or scaled to 256×256, foreground z-score ({PREPROCESSING})",
         "augmentation": changes,
-        "architecture": f"U-Net behind a space-to-depth stem with one decoder and one classification head, widths "
-        f"{', '.join(map(str, config.model.widths))}",
+        "architecture": "residual encoder behind a space-to-depth stem, feature-pyramid decoder, one classification head; "
+        f"widths {', '.join(map(str, model.widths))}, residual blocks {', '.join(map(str, model.blocks))}, decoder width "
+        f"{model.decoder_width}",
         "phases": phases + f"; early stopping after {training.patience} epochs without a gain",
         "optimization": f"AdamW, warm-up and cosine, batches of {training.batch_size}, weight decay "
         f"{training.weight_decay:g}, averaged weights with decay {training.ema_decay:g}, precision {training.precision}",

@@ -14,8 +14,8 @@ __all__ = ["card_of"]
 
 _CARD_BYTES = 200_000
 _SAME = (
-    *("name", "tasks", "class_names", "threshold", "temperature", "mask_threshold", "parameters", "architecture"),
-    *("preprocessing", "metrics", "curves", "gate", "history", "provenance", "weights_sha256"),
+    *("name", "tasks", "class_names", "threshold", "mask_from", "decoder_share", "center", "temperature", "mask_threshold"),
+    *("parameters", "architecture", "preprocessing", "metrics", "curves", "gate", "history", "provenance", "weights_sha256"),
 )
 """Fields of a description that are shown as they are."""
 

@@ -158,7 +158,7 @@ class Prediction(BaseModel):
     request_id: str
     """As in the header X-Request-ID."""
     probability: Annotated[float, Field(ge=0, le=1)]
-    """That the slice shows tumor, after temperature scaling."""
+    """That the slice shows tumor, calibrated."""
     raw_probability: Annotated[float, Field(ge=0, le=1)]
     """The same before it."""
     threshold: float
@@ -300,10 +300,19 @@ class ModelCard(BaseModel):
                     "tasks": ["segmentation", "classification"],
                     "class_names": ["no tumor", "tumor"],
                     "threshold": 0.412,
+                    "mask_from": 0.463,
+                    "decoder_share": 0.6,
+                    "center": 5.4,
                     "temperature": 1.3,
                     "mask_threshold": 0.5,
-                    "parameters": 2041333,
-                    "architecture": {"widths": [16, 32, 64, 128, 256], "dropout": 0.2},
+                    "parameters": 2181393,
+                    "architecture": {
+                        "widths": [32, 64, 128, 192],
+                        "blocks": [2, 2, 3, 1],
+                        "decoder_width": 32,
+                        "dropout": 0.2,
+                        "deep_supervision": 0,
+                    },
                     "preprocessing": "foreground-zscore-256/1",
                     "metrics": {"val": {"roc_auc": {"value": 0.97, "low": 0.95, "high": 0.99, "n_patients": 53}}},
                     "curves": {"decision_curve": [{"threshold": 0.1, "model": 0.34, "treat_all": 0.3, "treat_none": 0.0}]},
@@ -332,8 +341,14 @@ class ModelCard(BaseModel):
     """Meaning of low and high probability."""
     threshold: float
     """Slice probability from which the answer is "tumor"."""
+    mask_from: float
+    """Slice probability from which a slice that is called gets a mask."""
+    decoder_share: float
+    """Weight of the mask's largest logit in the slice's, beside that of the classification head."""
+    center: float
+    """Logit of a slice at which tumor and no tumor are equally probable."""
     temperature: float
-    """What the logit of the slice is divided by."""
+    """What the logit's distance from the center is divided by."""
     mask_threshold: float
     """Pixel probability from which a pixel is in the mask."""
     parameters: int

@@ -34,6 +34,7 @@ from slicewise.training.validate import Validation, validate
 __all__ = ["Outcome", "Watcher", "train_phase"]
 
 _SANITY_SLICES = 2
+_DECIDING = {"sensitivity", "specificity", "false_mask_rate", "mask_threshold"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,8 @@ def train_phase(
             rows,
             mask_threshold=config.evaluation.mask_threshold,
             sensitivity=config.evaluation.sensitivity,
+            specificity=config.evaluation.specificity,
+            false_mask_rate=config.evaluation.false_mask_rate,
         )
 
     def save() -> None:
@@ -268,7 +271,7 @@ def _settings_of(config: Config, phase: Phase, data: Data, network: MultiTaskUNe
     sections: dict[str, dict[str, Any]] = {
         "training": config.training.model_dump(mode="json", exclude={"save_interval_s", "single_task", "loaders"}),
         f"phases.{phase.name}": phase.config.model_dump(mode="json"),
-        "evaluation": config.evaluation.model_dump(mode="json", include={"sensitivity", "mask_threshold"}),
+        "evaluation": config.evaluation.model_dump(mode="json", include=_DECIDING),
         **{name: getattr(config, name).model_dump(mode="json") for name in ("model", "augmentation", "gate")},
     }
     return {

@@ -72,7 +72,7 @@ class Objective(nn.Module):
         Args:
             logits: Of the batch; a head that did not run has no loss.
             batch: What is known of its slices.
-            teacher: ``(B, 1, H, W)`` tumor probabilities of the segmentation phase, where the phase distills them.
+            teacher: ``(B, 1, H, W)`` tumor probabilities of the teacher, where the phase distills them.
         """
         zero = torch.zeros((), device=batch.images.device)
         segmentation, classification, distillation = zero, zero, zero

@@ -101,13 +101,17 @@ def train_run(
 
     Raises:
         ConfigError: The run has no phase ``only``.
-        CheckpointError: A phase that another starts from, or one of ``init_from``, has another architecture.
+        CheckpointError: A phase that another starts from, or one of ``init_from``, has another architecture; there is no
+            checkpoint where ``training.teacher`` says, which is said before the first phase begins.
         StoppedError: SIGTERM or Ctrl-C.
         TrainingError: As `slicewise.training.loop.train_phase`; what a later phase lacks is said before the first begins.
     """
     phases = select_phases(config, only)
     for phase in phases:
         check_supervision(phase, data)
+    unfinished = [phase for phase in phases if not (folder / phase.folder / "model.json").is_file()]
+    if unfinished and config.training.teacher is not None:
+        load_checkpoint(config.training.teacher)  # it may be asked for the first time hours from now
     fabric = open_fabric(config.training)
     with listen_for_stop() as stop:
         trainer = _Trainer(folder, config, data, sides, fabric, display if fabric.is_global_zero else None, accept, stop)
@@ -154,7 +158,7 @@ class _Trainer:
         attempt = phase
         while True:
             network, origin = self._start(phase, init_from)
-            teacher = self._load("segmentation")[0] if attempt.config.distillation_weight else None
+            teacher = self._teacher() if attempt.config.distillation_weight else None
             keeper = StateKeeper(states / f"attempt_{attempt.attempt}")
             earlier = [row for outcome in outcomes for row in outcome.history]
             with self._watch(earlier) as watcher:
@@ -212,8 +216,9 @@ class _Trainer:
             name=phase.name,
             tasks=phase.tasks,
             architecture=config.model,
-            temperature=kept.validation.operating_point.temperature,
+            **kept.validation.operating_point.calibration._asdict(),
             threshold=kept.validation.operating_point.threshold,
+            mask_from=kept.validation.operating_point.mask_from,
             mask_threshold=config.evaluation.mask_threshold,
             parameters=kept.network.count_parameters(parts),
             data_fingerprint=self.data.store.fingerprint,
@@ -239,6 +244,10 @@ class _Trainer:
         validation = self._validate(self._load(reference.name)[0].to(self.fabric.device), reference)
         return Gate(validation.dice_by_patient, self.config.gate, self.config.seed)
 
+    def _teacher(self) -> MultiTaskUNet:
+        path = self.config.training.teacher
+        return self._load("segmentation")[0] if path is None else load_checkpoint(path)[0]
+
     def _validate(self, network: MultiTaskUNet, phase: Phase) -> Validation:
         return validate(
             network,
@@ -249,6 +258,8 @@ class _Trainer:
             self.data.val_rows,
             mask_threshold=self.config.evaluation.mask_threshold,
             sensitivity=self.config.evaluation.sensitivity,
+            specificity=self.config.evaluation.specificity,
+            false_mask_rate=self.config.evaluation.false_mask_rate,
         )
 
     def _start(self, phase: Phase, init_from: Sequence[Path]) -> tuple[MultiTaskUNet, str | None]:

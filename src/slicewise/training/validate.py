@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from slicewise.data.dataset import Targets
 from slicewise.data.store import SliceStore
-from slicewise.evaluation.calibration import apply_temperature, fit_temperature
+from slicewise.evaluation.calibration import fit_calibration, fit_temperature
 from slicewise.evaluation.cases import make_cases, pixel_counts
-from slicewise.evaluation.metrics import Figure, choose_threshold, dice, dice_by_patient, measure
-from slicewise.model.engine import infer
+from slicewise.evaluation.metrics import Figure, choose_mask_from, choose_threshold, dice, dice_by_patient, measure
+from slicewise.model.engine import Calibration, infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.training.phases import Phase
@@ -28,12 +28,14 @@ __all__ = ["OperatingPoint", "Validation", "validate"]
 
 
 class OperatingPoint(NamedTuple):
-    """From the logit of a slice to an answer."""
+    """From what the heads say of a slice to an answer."""
 
-    temperature: float = 1.0
-    """What the logit is divided by, so that probabilities are frequencies."""
+    calibration: Calibration = Calibration()
+    """How the probability follows, so that it is a frequency."""
     threshold: float = 0.5
-    """Probability, so scaled, from which the answer is "tumor"."""
+    """Probability from which the answer is "tumor"."""
+    mask_from: float = 0.5
+    """Probability, not below the threshold, from which a slice that is called gets a mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def validate(
     *,
     mask_threshold: float,
     sensitivity: float,
+    specificity: float | None = None,
+    false_mask_rate: float | None = None,
 ) -> Validation:
     """Predict the validation slices and measure.
 
@@ -75,6 +79,8 @@ def validate(
         rows: The validation slices.
         mask_threshold: Pixel probability from which a pixel is in the mask.
         sensitivity: What the threshold must reach.
+        specificity: Down to which it is lowered further.
+        false_mask_rate: Of tumor-free slices that get a mask, at most.
     """
     rows = supervised_rows(rows, targets, phase)
     share = share_of(fabric)
@@ -86,6 +92,8 @@ def validate(
         answers = infer(engine, store.images[part], segment=phase.segments, classify=phase.classifies)
         for row, answer, reference in zip(part, answers, store.masks(part), strict=True):
             outcome: dict[str, object] = {
+                "head": answer.head if phase.classifies else math.nan,
+                "peak": answer.peak,
                 "raw_probability": answer.raw_tumor,
                 "classification": targets.label_known[row],
             }
@@ -96,19 +104,27 @@ def validate(
                     outcome |= pixel_counts(mask, reference)
             outcomes.append(outcome)
     outcomes = gather_items(fabric, outcomes)
+    heads, peaks = (np.array([outcome.pop(name) for outcome in outcomes], dtype=np.float64) for name in ("head", "peak"))
     cases = make_cases(store.table, rows, outcomes, model=phase.name, split="val")
     known = _decisive(cases["classification"].fillna(False).to_numpy(bool), targets, rows)
-    label, raw = cases.loc[known, "label"].to_numpy(bool), cases["raw_probability"].to_numpy(float)
-    temperature = fit_temperature(raw[known], label)
-    probability = apply_temperature(raw, temperature)
-    threshold = choose_threshold(label, probability[known], sensitivity)
+    label = cases.loc[known, "label"].to_numpy(bool)
+    if phase.segments and phase.classifies:
+        calibration = fit_calibration(heads[known], peaks[known], label)
+    else:
+        temperature = fit_temperature((peaks if phase.segments else heads)[known], label)
+        calibration = Calibration(decoder_share=float(phase.segments), temperature=temperature)
+    probability = np.array([calibration.apply(logit) for logit in calibration.join(heads, peaks)])
+    threshold = mask_from = choose_threshold(label, probability[known], sensitivity, specificity)
+    if false_mask_rate is not None and phase.segments:
+        marked = cases.loc[known, "predicted_area_px"].to_numpy(float) > 0
+        mask_from = choose_mask_from(probability[known][~label], marked[~label], threshold, false_mask_rate)
     figures = measure(cases.assign(probability=probability, threshold=threshold, is_tumor=probability >= threshold))
     pooled_dice = dice(*cases[["tp", "fp", "fn"]].sum().astype(float))
     wanted = [pooled_dice] * phase.segments + [figures["roc_auc"].value] * phase.classifies
     defined = [value for value in wanted if not math.isnan(value)]
     return Validation(
         figures,
-        OperatingPoint(temperature, threshold),
+        OperatingPoint(calibration, threshold, mask_from),
         # By the store, not by the rows: a phase without labels does not see the slices whose mask is not known.
         dice_by_patient(cases[_have_all_masks(store.table, targets)[rows]]),
         float(np.mean(defined)) if defined else 0.0,

@@ -29,7 +29,7 @@ def show_decision(answer: Prediction | ScanRecord, model_id: str) -> None:
         label = f"Highest probability, of slice {answer.most_probable_slice}"
     else:
         label = "Probability of tumor"
-    st.metric(label, describe_probability(answer.probability), help="After temperature scaling.")
+    st.metric(label, describe_probability(answer.probability), help="Calibrated on validation patients.")
     if answer.uncertainty is not None:
         st.caption(describe_uncertainty(answer.uncertainty))
     st.metric(*describe_extent(answer))

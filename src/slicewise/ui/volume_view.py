@@ -120,21 +120,21 @@ def _show_strip(at: str, key: str, record: ScanRecord) -> None:
     table["shown"] = table["probability"].map(describe_probability)
     chosen = int(st.session_state[at])
     point = alt.selection_point(name="chosen", fields=["slice"], on="click", empty=False)
-    bars = (
-        alt.Chart(table)
-        .mark_bar()
-        .encode(
-            x=alt.X("slice:O", axis=alt.Axis(labelOverlap=True, labelAngle=0, title="slice")),
-            y=alt.Y("probability:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3, title="probability")),
-            color=alt.Color(
-                "answer:N",
-                scale=alt.Scale(domain=["tumor", "no tumor"], range=["#E69F00", "#999999"]),
-                legend=alt.Legend(orient="top", title=None),
-            ),
-            stroke=alt.condition(alt.datum["slice"] == chosen, alt.value(_RULE), alt.value(None)),
-            strokeWidth=alt.value(3),
-            tooltip=["slice", alt.Tooltip("shown", title="probability"), "answer"],
-        )
+    slices = alt.Chart(table).encode(x=alt.X("slice:O", axis=alt.Axis(labelOverlap=True, labelAngle=0, title="slice")))
+    bars = slices.mark_bar().encode(
+        y=alt.Y("probability:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3, title="probability")),
+        color=alt.Color(
+            "answer:N",
+            scale=alt.Scale(domain=["tumor", "no tumor"], range=["#E69F00", "#999999"]),
+            legend=alt.Legend(orient="top", title=None),
+        ),
+        stroke=alt.condition(alt.datum["slice"] == chosen, alt.value(_RULE), alt.value(None)),
+        strokeWidth=alt.value(3),
+    )
+    # A bar of a low probability could hardly be hit, so it is the column that is clicked.
+    columns = (
+        slices.mark_bar(fillOpacity=0)
+        .encode(y=alt.datum(1), tooltip=["slice", alt.Tooltip("shown", title="probability"), "answer"])
         .add_params(point)
     )
     at_threshold = alt.Chart(pd.DataFrame({"threshold": [record.threshold]}))
@@ -142,7 +142,7 @@ def _show_strip(at: str, key: str, record: ScanRecord) -> None:
     # A chart keeps what was clicked in it: each slice has one of its own, so that the same bar can be clicked again.
     chart = f"strip {key} {chosen}"
     st.altair_chart(
-        bars + rule,
+        bars + rule + columns,
         height=220,
         key=chart,
         on_select=partial(_go_to_bar, at, chart),
