@@ -132,10 +132,14 @@ def test_a_finished_study_is_removed(service):
 def test_jobs_survive_a_crash_or_are_lost_by_name(checkpoint, tmp_path):
     state = tmp_path / "state"
     with Service(checkpoint, tmp_path / "log", state=str(state)) as service:
+        service.finish(service.predict(volume(), "/v1/studies").json()["id"])  # which starts the worker
+        (worker,) = service.workers("studies")
+        os.kill(worker, signal.SIGSTOP)  # so that none is finished
         kept, lost, done = (service.predict(volume(), "/v1/studies").json()["id"] for _ in range(3))
         assert len(list((state / "scratch" / "workers").iterdir())) >= 1
         (state / "scratch" / "uploads" / "left").write_bytes(picture())
         service.kill()
+        os.kill(worker, signal.SIGCONT)
     for file in (state / "studies" / lost / "upload").iterdir():
         file.unlink()
     (state / "studies" / lost / "upload").rmdir()
