@@ -13,7 +13,7 @@ from slicewise.model.description import Description
 def describe(**changes):
     facts = {"name": "joint", "tasks": ("segmentation", "classification"), "architecture": ModelConfig()}
     facts |= {"preprocessing": PREPROCESSING, "threshold": 0.4, "mask_threshold": 0.5, "parameters": 12}
-    facts |= {"decoder_share": 0.6, "center": 5.4, "temperature": 1.5}
+    facts |= {"mask_from": 0.45, "decoder_share": 0.6, "center": 5.4, "temperature": 1.5}
     facts |= {"data_fingerprint": "f" * 64, "patients": {}, "metrics": {}, "history": [{}, {}], "gate": {"kept": "joint"}}
     return Description(
         **facts | {"provenance": {"duration_s": 3.5, "starts_from": None}, "weights_sha256": f"{'abc':0<64}"} | changes
@@ -22,7 +22,7 @@ def describe(**changes):
 
 def test_facts_of_a_model_are_those_of_its_checkpoint():
     expected = {"model_id": "abc000000000", "threshold": 0.4, "parameters": 12}
-    expected |= {"decoder_share": 0.6, "center": 5.4, "temperature": 1.5}
+    expected |= {"mask_from": 0.45, "decoder_share": 0.6, "center": 5.4, "temperature": 1.5}
     expected |= {"epochs": 2, "duration_s": 3.5, "gate": {"kept": "joint"}}
     expected |= {"data_fingerprint": "f" * 64, "starts_from": ()}
     assert ModelFacts.of(describe()).model_dump() == expected

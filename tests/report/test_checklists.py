@@ -9,7 +9,14 @@ from slicewise.report import checklists
 from slicewise.report.checklists import FACTS, fill
 
 NUMBERS = {"seed": 20261123, "parameters": 2_040_000, "resamples": 10_000, "skipped_files": 0, "threshold": 0.41999998}
-NUMBERS |= {"sensitivity_target": 0.97, "mask_threshold": 0.5, "decoder_share": 0.625, "center": 5.25, "temperature": 1.25}
+NUMBERS |= {
+    "sensitivity_target": 0.97,
+    "mask_from": 0.45,
+    "mask_threshold": 0.5,
+    "decoder_share": 0.625,
+    "center": 5.25,
+    "temperature": 1.25,
+}
 NUMBERS |= {"n_tumor_test": 0}
 CLAIM_FOR_AUTHORS = {2, 3, 4, 5, 6, 8, 11, 13, 14, 15, 16, 17, 18, 21, 30, 33, 34, 36, 41, 44}
 METRICS_FOR_AUTHORS = {3, 4, 16}
@@ -133,9 +140,8 @@ def test_numbers_are_written_for_readers(facts):
     assert "from 10,000 resamples" in answer(facts, 29)
     assert "At the threshold 0.420: sensitivity" in answer(facts, 38)
     assert "is 0.625, its center 5.250, the temperature 1.250." in answer(facts, 9, checklist=1)
-    assert "slice sensitivity of 0.97 on the labelled tuning slices of sources and sequences with outlined" in answer(
-        facts, 5, checklist=1
-    )
+    assert '"Tumor" from a probability of 0.420 on: [threshold_rule] on the labelled' in answer(facts, 5, checklist=1)
+    assert "in slices whose own probability reaches 0.450" in answer(facts, 11, checklist=1)
 
 
 def test_a_text_may_bring_its_full_stop_and_is_never_taken_for_a_template(facts):

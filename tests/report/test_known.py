@@ -85,6 +85,15 @@ def test_the_slices_counted_are_those_that_classification_is_scored_on(known):
     assert found["data_fingerprint"] == "f" * 64
 
 
+def test_the_rule_of_the_threshold_is_that_of_the_configuration(known, monkeypatch):
+    models, cases = {"joint": model("1" * 12, ())}, decided(1, 0.9, 3)
+    rule = "the highest threshold up to 0.5 that reaches the predefined slice sensitivity of 0.97"
+    assert known(models, cases)["threshold_rule"] == rule
+    monkeypatch.setitem(globals(), "CONFIG", CONFIG + "evaluation: {specificity: 0.8}\n")
+    lowered = "lowered further down to a predefined slice specificity of 0.8"
+    assert known(models, cases)["threshold_rule"] == f"{rule}, {lowered}"
+
+
 def test_nought_scored_slices_are_said(known):
     found = known({"joint": model("1" * 12, ())}, decided(1, 0.9, 2))
     assert (found["n_tumor_test"], found["n_tumor_free_test"]) == (2, 0)

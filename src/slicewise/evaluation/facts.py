@@ -26,9 +26,11 @@ class ModelFacts(BaseModel):
     """First 12 digits of the weights' SHA-256."""
     threshold: float
     """Probability from which the answer is "tumor"."""
-    decoder_share: float
+    mask_from: float = 0.0
+    """Probability from which a slice that is called gets a mask."""
+    decoder_share: float = 0.0
     """Weight of the mask's largest logit in the slice's, beside that of the classification head."""
-    center: float
+    center: float = 0.0
     """Logit of a slice at which tumor and no tumor are equally probable."""
     temperature: float
     """What the logit's distance from the center is divided by."""
@@ -53,6 +55,7 @@ class ModelFacts(BaseModel):
         return cls(
             model_id=description.model_id,
             threshold=description.threshold,
+            mask_from=description.mask_from,
             **description.calibration._asdict(),
             parameters=description.parameters,
             epochs=len(description.history),

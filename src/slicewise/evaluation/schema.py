@@ -56,6 +56,7 @@ class ModelResult(_Part):
     """The same on validation patients."""
     model_id: str | None = None
     threshold: float | None = None
+    mask_from: float | None = None
     decoder_share: float | None = None
     center: float | None = None
     temperature: float | None = None

@@ -56,6 +56,8 @@ FACTS = {
     "selection_rule": "Figure and gate by which an epoch is kept.",
     "ensemble": "Members and how they are joined, or that there is but one network.",
     "threshold": "Probability of a slice from which the answer is tumor; a number.",
+    "threshold_rule": "How the threshold was chosen on the tuning slices that decide it.",
+    "mask_from": "Probability of a slice from which it gets a mask, at least the threshold; a number.",
     "sensitivity_target": "Slice sensitivity that the threshold must reach on the tuning slices that decide it; a number.",
     "mask_threshold": "Probability from which a pixel belongs to the mask; a number.",
     "decoder_share": "Weight of the mask's largest logit in a slice's logit, beside the classification head's; a number.",

@@ -59,6 +59,7 @@ def gather_facts(
         described = facts.models.get(str(results["model"]))
         if described is not None:
             known |= described.model_dump(include={"parameters", "threshold", *Calibration._fields, "data_fingerprint"})
+            known["mask_from"] = max(described.threshold, described.mask_from)
     if config is not None:
         settings = Config.model_validate(yaml.safe_load(config))
         known |= _of_config(settings)
@@ -204,6 +205,14 @@ def _initialization(models: Mapping[str, ModelFacts], name: str, seed: int) -> s
     return f"those of {found} ({origins[0]})" + ("" if before is None else f", which started from {before}")
 
 
+def _threshold_rule(config: Config) -> str:
+    rule = (
+        f"the highest threshold up to 0.5 that reaches the predefined slice sensitivity of {config.evaluation.sensitivity}"
+    )
+    spared = config.evaluation.specificity
+    return rule if spared is None else f"{rule}, lowered further down to a predefined slice specificity of {spared}"
+
+
 def _of_config(config: Config) -> dict[str, Any]:
     training, split, model = config.training, config.split, config.model
     phases = "; ".join(
@@ -233,6 +242,7 @@ def _of_config(config: Config) -> dict[str, Any]:
         f"where the volume Dice is not inferior to the segmentation phase's (margin {config.gate.margin:g})",
         "ensemble": "one network, no ensemble",
         "sensitivity_target": config.evaluation.sensitivity,
+        "threshold_rule": _threshold_rule(config),
         "mask_threshold": config.evaluation.mask_threshold,
     }
     if chosen or config.clean is not None:
