@@ -4,7 +4,7 @@ python benchmarks/candidates.py RUN CHECKPOINT [CHECKPOINT ...] [--json FILE]
 
 Masks are the predictor's: empty where the answer is "no tumor". Sensitivity and specificity are those at a checkpoint's own
 threshold. ``missed`` counts the slices with an outlined tumor of which the mask hits nothing: because the answer was "no
-tumor", because the decoder marked nothing, and because it marked another place.
+tumor" or too uncertain for a mask, because the decoder marked nothing, and because it marked another place.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def main(arguments: argparse.Namespace) -> dict[str, Figure]:
 def count_missed(cases: pd.DataFrame) -> str:
     """By reason."""
     missed = cases[(cases["mask_state"] == "present") & (cases["tp"] == 0)]
-    emptied, unmarked = ~missed["is_tumor"].astype(bool), missed["decoder_area_px"] == 0
+    unmarked = missed["decoder_area_px"] == 0
+    emptied = ~missed["is_tumor"].astype(bool) | (~unmarked & (missed["predicted_area_px"] == 0))
     return f"{emptied.sum()} + {(~emptied & unmarked).sum()} + {(~emptied & ~unmarked).sum()}"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
+from slicewise.config import EvaluationConfig
 from slicewise.data.dataset import find_targets
 from slicewise.evaluation.calibration import fit_calibration, fit_temperature
 from slicewise.model.engine import Calibration, Probabilities
@@ -26,15 +27,15 @@ def answer_of(head, mask, peak=None):
 def validated(small_store, small_config, monkeypatch):
     """Validate two patients with masks, whose four slices get the masks and probabilities that a test asks for."""
 
-    def validate(name, masks, probabilities, peaks=(None,) * 4):
+    def validate(name, masks, probabilities, peaks=(None,) * 4, **settings):
         outputs = iter(map(answer_of, probabilities, masks, peaks))
         monkeypatch.setattr(room, "infer", lambda *args, **kwargs: [next(outputs)])
         phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
         targets = find_targets(small_store.table, small_config.sources)
-        settings = {"mask_threshold": 0.5, "sensitivity": 0.97}
+        evaluation = EvaluationConfig(**settings)
         fabric = open_fabric(small_config.training)
         network = MultiTaskUNet(small_config.model).eval()
-        return room.validate(network, phase, fabric, small_store, targets, np.arange(4), **settings)
+        return room.validate(network, phase, fabric, small_store, targets, np.arange(4), evaluation=evaluation)
 
     return validate
 
@@ -89,6 +90,17 @@ def test_a_phase_of_one_task_hears_the_head_that_it_trains(validated, references
     assert point.calibration == Calibration(decoder_share=share, temperature=fit_temperature(logit(heard), LABELS))
 
 
+def test_a_margin_below_the_threshold_calls_more_and_masks_begin_above_it(validated, references):
+    """Each tumor-free slice is marked; one of the two may be called, none may get a mask."""
+    masks, said = references.copy(), [0.9, 0.6, 0.8, 0.2]
+    masks[[1, 3], 0, 0] = 1
+    plain = validated("joint", masks, said).operating_point
+    assert plain.mask_from == plain.threshold
+    margin = validated("joint", masks, said, specificity=0.5, false_mask_rate=0.0).operating_point
+    joined = [margin.calibration.apply(one) for one in margin.calibration.join(logit(said), logit(said))]
+    assert joined[3] < margin.threshold < joined[1] < margin.mask_from < joined[2]
+
+
 def test_labels_without_outlines_do_not_move_the_operating_point(small_store, small_config, monkeypatch):
     raw = {True: 0.8, False: 0.2}
     labels = small_store.table["label"].to_numpy(bool)
@@ -106,8 +118,7 @@ def test_labels_without_outlines_do_not_move_the_operating_point(small_store, sm
 
     monkeypatch.setattr(room, "infer", answer)
     fabric, network = open_fabric(small_config.training), MultiTaskUNet(small_config.model).eval()
-    settings = {"mask_threshold": 0.5, "sensitivity": 0.97}
-    point = room.validate(network, phase, fabric, small_store, targets, rows, **settings).operating_point
+    point = room.validate(network, phase, fabric, small_store, targets, rows, evaluation=EvaluationConfig()).operating_point
     # The others' tumors all look like 0.01; to find 97 % of them too, nearly everything would have to be called.
     assert point.threshold == pytest.approx(0.5)
 
@@ -121,8 +132,7 @@ def test_a_scan_with_an_unknown_mask_has_no_dice_in_any_phase(small_store, small
     outputs = iter([answer_of(0.5, mask) for mask in references[[0, 2, 3] if name == "segmentation" else range(4)]])
     monkeypatch.setattr(room, "infer", lambda *args, **kwargs: [next(outputs)])
     fabric, network = open_fabric(small_config.training), MultiTaskUNet(small_config.model).eval()
-    settings = {"mask_threshold": 0.5, "sensitivity": 0.97}
-    validation = room.validate(network, phase, fabric, small_store, targets, np.arange(4), **settings)
+    validation = room.validate(network, phase, fabric, small_store, targets, np.arange(4), evaluation=EvaluationConfig())
     assert validation.dice_by_patient.to_dict() == {("masked", "p1"): 1.0}
 
 

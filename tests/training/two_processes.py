@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slicewise.config import Config
+from slicewise.config import Config, EvaluationConfig
 from slicewise.data.dataset import Epoch, draw_epoch, find_targets
 from slicewise.data.store import SliceStore, checksum_of
 from slicewise.model.network import MultiTaskUNet
@@ -76,9 +76,8 @@ def train(config, store, states, stop_after=None):
     phase = next(phase for phase in plan_phases(config) if phase.name == "joint")
     recorder = Recorder(stop_after)
     seen = samples(fabric, config, data)
-    figures = validate(
-        network.eval(), phase, fabric, store, data.targets, data.val_rows, mask_threshold=0.1, sensitivity=0.9
-    ).figures
+    deciding = EvaluationConfig(mask_threshold=0.1, sensitivity=0.9)
+    figures = validate(network.eval(), phase, fabric, store, data.targets, data.val_rows, evaluation=deciding).figures
     norm = gradient_norm(fabric, twin, phase, config, data)
     try:
         outcome = train_phase(network, phase, config, data, fabric, StateKeeper(states), recorder)

@@ -139,10 +139,7 @@ def train_phase(
             data.store,
             data.targets,
             rows,
-            mask_threshold=config.evaluation.mask_threshold,
-            sensitivity=config.evaluation.sensitivity,
-            specificity=config.evaluation.specificity,
-            false_mask_rate=config.evaluation.false_mask_rate,
+            evaluation=config.evaluation,
         )
 
     def save() -> None:

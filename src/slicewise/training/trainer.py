@@ -256,10 +256,7 @@ class _Trainer:
             self.data.store,
             self.data.targets,
             self.data.val_rows,
-            mask_threshold=self.config.evaluation.mask_threshold,
-            sensitivity=self.config.evaluation.sensitivity,
-            specificity=self.config.evaluation.specificity,
-            false_mask_rate=self.config.evaluation.false_mask_rate,
+            evaluation=self.config.evaluation,
         )
 
     def _start(self, phase: Phase, init_from: Sequence[Path]) -> tuple[MultiTaskUNet, str | None]:

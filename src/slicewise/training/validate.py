@@ -12,6 +12,7 @@ import pandas as pd
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from slicewise.config import EvaluationConfig
 from slicewise.data.dataset import Targets
 from slicewise.data.store import SliceStore
 from slicewise.evaluation.calibration import fit_calibration, fit_temperature
@@ -63,10 +64,7 @@ def validate(
     targets: Targets,
     rows: NDArray[np.int64],
     *,
-    mask_threshold: float,
-    sensitivity: float,
-    specificity: float | None = None,
-    false_mask_rate: float | None = None,
+    evaluation: EvaluationConfig,
 ) -> Validation:
     """Predict the validation slices and measure.
 
@@ -77,10 +75,7 @@ def validate(
         store: The slices.
         targets: What is known of every row of the store.
         rows: The validation slices.
-        mask_threshold: Pixel probability from which a pixel is in the mask.
-        sensitivity: What the threshold must reach.
-        specificity: Down to which it is lowered further.
-        false_mask_rate: Of tumor-free slices that get a mask, at most.
+        evaluation: How probabilities become decisions.
     """
     rows = supervised_rows(rows, targets, phase)
     share = share_of(fabric)
@@ -98,7 +93,7 @@ def validate(
                 "classification": targets.label_known[row],
             }
             if answer.mask is not None:
-                mask = answer.mask >= mask_threshold
+                mask = answer.mask >= evaluation.mask_threshold
                 outcome["predicted_area_px"] = int(mask.sum())
                 if targets.mask_known[row]:
                     outcome |= pixel_counts(mask, reference)
@@ -114,10 +109,10 @@ def validate(
         temperature = fit_temperature((peaks if phase.segments else heads)[known], label)
         calibration = Calibration(decoder_share=float(phase.segments), temperature=temperature)
     probability = np.array([calibration.apply(logit) for logit in calibration.join(heads, peaks)])
-    threshold = mask_from = choose_threshold(label, probability[known], sensitivity, specificity)
-    if false_mask_rate is not None and phase.segments:
+    threshold = mask_from = choose_threshold(label, probability[known], evaluation.sensitivity, evaluation.specificity)
+    if evaluation.false_mask_rate is not None and phase.segments:
         marked = cases.loc[known, "predicted_area_px"].to_numpy(float) > 0
-        mask_from = choose_mask_from(probability[known][~label], marked[~label], threshold, false_mask_rate)
+        mask_from = choose_mask_from(probability[known][~label], marked[~label], threshold, evaluation.false_mask_rate)
     figures = measure(cases.assign(probability=probability, threshold=threshold, is_tumor=probability >= threshold))
     pooled_dice = dice(*cases[["tp", "fp", "fn"]].sum().astype(float))
     wanted = [pooled_dice] * phase.segments + [figures["roc_auc"].value] * phase.classifies

@@ -87,7 +87,8 @@ def give_reason(answer: Prediction | ScanRecord) -> str:
     if answer.decision == "tumor":
         unit = "pixels" if count == 1 else "voxels"
         return f"{where} probability reaches {at}, and the decoder outlined {answer.mask_px:,} {unit}."
-    return f"{where} probability reaches {at}, but the decoder outlined nothing. The empty mask does not mean a clear slice."
+    unsure = "but no outline is sure enough to be shown. The empty mask does not mean a clear slice."
+    return f"{where} probability reaches {at}, {unsure}"
 
 
 def describe_rule(slices: int, metrics: Mapping[str, Mapping[str, Any]]) -> str:
