@@ -2,8 +2,8 @@
 
 python benchmarks/inference.py [--slices 300] [--mutated 5000] [--json FILE]
 
-The model is untrained, of the default size, exported; its threshold is 0, so that the decoder runs on every slice, as it
-does on a volume full of tumor. A slice is timed from the decoded array to the result, gatekeeper included; a volume of 155
+The model is untrained, of the default size, exported; its threshold is 0, so that every slice has a mask, as in a volume
+full of tumor. A slice is timed from the decoded array to the result, gatekeeper included; a volume of 155
 slices from its .nii.gz to its mask on disk, decoding in the child included. Both run in a process of their own that loads no
 torch, whose memory, with its decoder's, is the peak. Beside them, in the same call: torch itself, ONNX Runtime where it is
 installed, and a plain U-Net at full resolution in torch.
@@ -31,6 +31,7 @@ from plain_unet import plain_unet
 
 from slicewise.config import ModelConfig
 from slicewise.data.descriptors import DESCRIPTORS, Domain
+from slicewise.inference.cpu_engine import FOLDER, GRAPH
 from slicewise.inference.export import export
 from slicewise.inference.predictor import Predictor
 from slicewise.model.checkpoint import save_checkpoint
@@ -70,7 +71,6 @@ answer = {
     "import": imported - started,
     "start": ready - started,
     "slice": times(predictor.predict),
-    "classification": times(lambda image: predictor.predict(image, segment=False)),
     "preprocess": [1000 * part["preprocess"] for part in parts],
     "restore": [1000 * part["restore"] for part in parts],
 }
@@ -144,7 +144,6 @@ def measure_alone(folder: Path, count: int) -> dict[str, Figure]:
     return {
         "slice_p50": Figure.of(answer["slice"], "ms"),
         "slice_p99": Figure(float(np.percentile(answer["slice"], 99)), "ms", count),
-        "slice_without_mask_p50": Figure.of(answer["classification"], "ms"),
         "slice_preprocess_p50": Figure.of(answer["preprocess"], "ms"),
         "slice_restore_p50": Figure.of(answer["restore"], "ms"),
         "volume_time": Figure.of(answer["volume"], "s"),
@@ -169,21 +168,16 @@ def measure_others(folder: Path, images: NDArray[np.float32], count: int) -> dic
     if find_spec("onnxruntime"):
         import onnxruntime
 
-        encoder, decoder = (
-            onnxruntime.InferenceSession(folder / "model" / "cpu" / f"{part}.onnx", providers=["CPUExecutionProvider"])
-            for part in ("encoder", "decoder")
-        )
-        names = [value.name for value in decoder.get_inputs()]
+        graph = onnxruntime.InferenceSession(folder / "model" / FOLDER / GRAPH, providers=["CPUExecutionProvider"])
 
         def predict_by_onnxruntime(image: NDArray[np.float32]) -> object:
-            _, *maps = encoder.run(None, {"image": image[None, None]})
-            return decoder.run(None, dict(zip(names, maps, strict=True)))
+            return graph.run(None, {"image": image[None, None]})
 
         figures["onnxruntime_network_p50"] = Figure.of(durations_ms(predict_by_onnxruntime, images, count), "ms")
     engine = Predictor.from_checkpoint(folder / "model", "cpu").engine
 
     def predict_by_openvino(image: NDArray[np.float32]) -> object:
-        return engine.decode(engine.encode(image[None]).maps, np.array([0]))
+        return engine.run(image[None])
 
     figures["openvino_network_p50"] = Figure.of(durations_ms(predict_by_openvino, images, count), "ms")
     return figures

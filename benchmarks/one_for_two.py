@@ -6,10 +6,8 @@ Segmentation alone is encoder and decoder, classification alone encoder and head
 classification), and shall be at most 55 %. Each network has weights of its own, and nothing that its task does not need. A
 slice is timed from the preprocessed array to the numbers that answer, with a mask, as where there is a tumor:
 
-- ``torch``: all three through `TorchEngine`.
-- ``openvino``: the joint one is `CpuEngine`, whose encoder and decoder are two graphs, so that slices without tumor need not
-  be decoded. Segmentation alone is two graphs as well, classification alone is one that hands out no maps.
-- ``openvino_whole``: each is one graph, so that no share holds what the division in two costs.
+- ``torch``: the joint one and segmentation alone are a `TorchEngine` each.
+- ``openvino``: the joint one is the product's engine on a CPU, and the others are its graph without what they do not need.
 
 A repetition times the three once, in random order, so that a slow moment of the machine hits all alike. A share of time is
 the median over repetitions, with its 95 % interval. The machine shall be idle: on a busy one, calls for the same model came
@@ -23,24 +21,22 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
+import torch
 from machine import Figure, run_benchmark
 from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor, nn
 
 from slicewise.data.preprocess import SIDE_PX
-from slicewise.inference import cpu_engine
-from slicewise.inference.cpu_engine import DECODER, ENCODER, FOLDER, CpuEngine
+from slicewise.inference.cpu_engine import FOLDER, GRAPH, SETTINGS, CpuEngine
 from slicewise.inference.export import export
 from slicewise.model.checkpoint import load_checkpoint
 from slicewise.model.description import PACKAGED, find_checkpoint, read_description
-from slicewise.model.engine import Decoded, Engine
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 
@@ -66,82 +62,45 @@ class NoHead(nn.Module):
         return maps[-1].new_zeros(len(maps[-1]))
 
 
-class Graphs:
-    """Graphs one after another, each reading what the one before left; run as `CpuEngine` runs its two."""
+class Graph:
+    """A graph, run as `CpuEngine` runs its own."""
 
-    def __init__(self, *graphs: Any) -> None:
-        core = ov.Core()
+    def __init__(self, graph: Any) -> None:
         # The engine's own settings, whatever they are: with others, it would be settings that are compared.
-        settings = cpu_engine.SETTINGS
-        self._requests = [core.compile_model(graph, "CPU", settings).create_infer_request() for graph in graphs]
-        for before, after in pairwise(self._requests):
-            for place in range(len(after.model_inputs)):
-                after.set_input_tensor(place, before.get_output_tensor(place))
-        first, last = self._requests[0], self._requests[-1]
-        self._image = first.get_input_tensor(0).data
-        self._answers = [last.get_output_tensor(place).data for place in range(len(last.model_outputs))]
+        self._request = ov.Core().compile_model(graph, "CPU", SETTINGS).create_infer_request()
+        self._image = self._request.get_input_tensor(0).data
+        self._answers = [self._request.get_output_tensor(place).data for place in range(len(self._request.model_outputs))]
 
     def __call__(self, pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The outputs of the last graph."""
+        """Its outputs."""
         self._image[:, 0] = pixels
-        for request in self._requests:
-            request.start_async()
-            request.wait()
+        self._request.start_async()
+        self._request.wait()
         return [answer.copy() for answer in self._answers]
 
 
-def encode_and_decode(engine: Engine) -> Way:
-    """Both parts of an engine."""
-    place = np.array([0])
-
-    def answer(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float64], Decoded]:
-        encoded = engine.encode(pixels)
-        return encoded.logits, engine.decode(encoded.maps, place)
-
-    return answer
-
-
 def with_torch(network: MultiTaskUNet) -> Three:
-    """An engine each, which copies the network."""
+    """A network each: engines copy theirs."""
     joint, segmentation, classification = (TorchEngine(network) for _ in range(3))
     segmentation.network.add_module("classifier", NoHead())
-    return Three(encode_and_decode(joint), encode_and_decode(segmentation), classification.encode)
+
+    @torch.inference_mode()
+    def classify(pixels: NDArray[np.float32]) -> object:
+        maps = classification.network.encoder(torch.from_numpy(pixels)[:, None])
+        return classification.network.classifier(maps).double().numpy()
+
+    return Three(joint.run, segmentation.run, classify)
 
 
 def with_openvino(folder: Path) -> Three:
-    """The product's engine, and its graphs without what one task does not need."""
-    encoder, decoder = read_graphs(folder)
-    maps_alone = ov.Model(encoder.get_results()[1:], encoder.get_parameters(), "encoder")
-    joint = CpuEngine(folder, read_description(folder))
-    return Three(encode_and_decode(joint), Graphs(maps_alone, decoder), Graphs(head_alone(folder)))
-
-
-def with_whole_graphs(folder: Path) -> Three:
-    """One graph each."""
-    joint, segmentation = (Graphs(join(*read_graphs(folder), classify)) for classify in (True, False))
-    return Three(joint, segmentation, Graphs(head_alone(folder)))
-
-
-def read_graphs(folder: Path) -> tuple[Any, Any]:
-    """Encoder with head (its first output is the logit, the others are the maps), and decoder."""
-    core = ov.Core()
-    return core.read_model(folder / FOLDER / ENCODER), core.read_model(folder / FOLDER / DECODER)
-
-
-def head_alone(folder: Path) -> Any:
-    """Encoder and head, without the maps as outputs."""
-    encoder, _ = read_graphs(folder)
-    return ov.Model(encoder.get_results()[:1], encoder.get_parameters(), "classification")
-
-
-def join(encoder: Any, decoder: Any, classify: bool) -> Any:
-    """One graph; without the head where it shall not classify."""
-    logit, *maps = encoder.get_results()
-    for features, parameter in zip(maps, decoder.get_parameters(), strict=True):
-        for reader in parameter.output(0).get_target_inputs():
-            reader.replace_source_output(features.input_value(0))
-    answers = [logit, *decoder.get_results()] if classify else decoder.get_results()
-    return ov.Model(answers, encoder.get_parameters(), "whole")
+    """The product's engine, and its graph without what one task does not need."""
+    # Of the exported outputs, the first is the head's.
+    graphs = (ov.Core().read_model(folder / FOLDER / GRAPH) for _ in range(2))
+    segmentation, classification = (
+        Graph(ov.Model(graph.get_results()[outputs], graph.get_parameters(), "alone"))
+        for graph, outputs in zip(graphs, (slice(1, None), slice(0, 1)), strict=True)
+    )
+    return Three(CpuEngine(folder, read_description(folder)).run, segmentation, classification)
 
 
 def durations_ms(three: Three, repetitions: int) -> NDArray[np.float64]:
@@ -197,7 +156,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Figure]:
         ways: dict[str, Callable[[], Three]] = {
             "torch": lambda: with_torch(network),
             "openvino": lambda: with_openvino(folder),
-            "openvino_whole": lambda: with_whole_graphs(folder),
         }
         for engine, prepare in ways.items():
             durations = durations_ms(prepare(), arguments.repetitions)

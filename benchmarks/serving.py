@@ -2,7 +2,7 @@
 
 python benchmarks/serving.py [--quick] [--json FILE]
 
-The model is that of benchmarks/inference.py: untrained, of the default size, its decoder runs on every slice. Service and
+The model is that of benchmarks/inference.py: untrained, of the default size, every slice has a mask. Service and
 clients share the machine, as loopback has it; the clients run in a process of their own and parse next to nothing.
 
 ================================  ====================================================================================

@@ -13,7 +13,7 @@ from slicewise.inference.cpu_engine import CpuEngine
 from slicewise.inference.export import compare_engines, export
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
 from slicewise.model.description import read_description
-from slicewise.model.engine import Decoded, Encoded, infer
+from slicewise.model.engine import Outputs, infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.sources.images import read_channels
@@ -53,16 +53,12 @@ def test_the_export_answers_as_its_weights_do(exported, pixels):
         assert np.allclose(ours.mask, theirs.mask, atol=1e-4)
 
 
-def test_another_runtime_reads_the_same_answer_from_the_files(exported, pixels):
-    """Of ONNX Runtime, which shares no code with what wrote the files nor with the CPU engine."""
-    encoder, decoder = (
-        onnxruntime.InferenceSession(exported / "cpu" / name, providers=["CPUExecutionProvider"])
-        for name in ("encoder.onnx", "decoder.onnx")
-    )
+def test_another_runtime_reads_the_same_answer_from_the_file(exported, pixels):
+    """Of ONNX Runtime, which shares no code with what wrote the file nor with the CPU engine."""
+    graph = onnxruntime.InferenceSession(exported / "cpu" / "model.onnx", providers=["CPUExecutionProvider"])
     cpu = infer(CpuEngine(exported, read_description(exported)), pixels, segment=True, classify=True)
     for slice_, ours in zip(pixels, cpu, strict=True):
-        logit, *maps = encoder.run(None, {"image": slice_[None, None].astype(np.float32)})
-        mask, peak = decoder.run(None, {value.name: one for value, one in zip(decoder.get_inputs(), maps, strict=True)})
+        logit, peak, mask = graph.run(None, {"image": slice_[None, None].astype(np.float32)})
         assert ours.tumor == pytest.approx(1 / (1 + np.exp(-logit[0])), abs=1e-5)
         assert np.allclose(ours.mask, mask[0, 0], atol=1e-4)
         assert 1 / (1 + np.exp(-peak[0])) == pytest.approx(mask.max(), abs=1e-6)
@@ -81,7 +77,7 @@ def test_on_real_slices_the_engines_agree(exported, shared_data):
     assert parity.dice >= 0.999
 
 
-def test_the_mask_is_that_of_the_slice_encoded_last_and_stays_its_own(exported, pixels):
+def test_the_mask_is_that_of_the_slice_and_stays_its_own(exported, pixels):
     engine = CpuEngine(exported, read_description(exported))
     first, second = (infer(engine, pixels[[place]], segment=True, classify=True)[0].mask for place in (0, 1))
     assert np.array_equal(first, infer(engine, pixels[:1], segment=True, classify=True)[0].mask)
@@ -98,7 +94,7 @@ def test_the_number_of_threads_changes_no_bit(exported, pixels):
 def test_equal_weights_give_equal_bytes_that_tell_nothing_of_the_machine(exported, tmp_path):
     again = save(tmp_path / "again", 0)
     export(again)
-    for name in ("encoder.onnx", "decoder.onnx", "export.json"):
+    for name in ("model.onnx", "export.json"):
         content = (again / "cpu" / name).read_bytes()
         assert content == (exported / "cpu" / name).read_bytes()
         assert b"site-packages" not in content
@@ -119,11 +115,11 @@ def test_an_export_of_other_weights_is_refused(exported, tmp_path):
 def test_a_damaged_export_is_refused(tmp_path):
     folder = save(tmp_path, 0)
     export(folder)
-    file = folder / "cpu" / "decoder.onnx"
+    file = folder / "cpu" / "model.onnx"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"decoder\.onnx.*damaged"):
+    with pytest.raises(CheckpointError, match=r"model\.onnx.*damaged"):
         CpuEngine(folder, read_description(folder))
 
 
@@ -142,12 +138,9 @@ def test_parity_is_the_largest_difference_and_the_smallest_overlap():
         def __init__(self, logits, masks):
             self.logits, self.masks, self.place = logits, np.float32(masks), -1
 
-        def encode(self, pixels):
+        def run(self, pixels):
             self.place += 1
-            return Encoded(np.array([self.logits[self.place]]), None)
-
-        def decode(self, maps, places):
-            return Decoded(self.masks[self.place][None], np.array([0.0]))
+            return Outputs(np.array([self.logits[self.place]]), np.array([0.0]), self.masks[self.place][None])
 
     one = Told([0.0, 0.0], [[[1, 1, 0, 0]], [[0, 0, 0, 0]]])
     other = Told([0.0, np.log(3)], [[[1, 0, 0, 0]], [[0, 0, 0, 0]]])

@@ -4,28 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from slicewise.model.engine import Calibration, Decoded, Encoded, infer
+from slicewise.model.engine import Calibration, Outputs, infer
 from slicewise.model.network import MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
 
 
 class Told:
-    """An engine that answers what it is told, and notes what it was asked."""
+    """An engine that answers what it is told."""
 
     name = "told"
 
     def __init__(self, logits, masks, batch):
         self.logits, self.masks, self.batch = np.array(logits, float), np.array(masks, np.float32), batch
-        self.encoded, self.decoded = 0, []
+        self.done = 0
 
-    def encode(self, pixels):
-        first, self.encoded = self.encoded, self.encoded + len(pixels)
-        return Encoded(self.logits[first : self.encoded], self.masks[first : self.encoded])
-
-    def decode(self, maps, places):
-        self.decoded.append(places.tolist())
-        logits = maps[places].astype(np.float64)
-        return Decoded((1 / (1 + np.exp(-logits))).astype(np.float32), logits.max(axis=(1, 2)))
+    def run(self, pixels):
+        first, self.done = self.done, self.done + len(pixels)
+        logits = self.masks[first : self.done].astype(np.float64)
+        masks = (1 / (1 + np.exp(-logits))).astype(np.float32)
+        return Outputs(self.logits[first : self.done], logits.max(axis=(1, 2)), masks)
 
 
 LOGITS = [-2.0, 3.0, 0.5, -1.0, 1.0]
@@ -48,12 +45,10 @@ def test_every_slice_gets_its_own_answer_whatever_the_batch(batch):
         assert output.mask == pytest.approx(np.vectorize(sigmoid)(mask), rel=1e-6)
 
 
-@pytest.mark.parametrize(("batch", "decoded"), [(1, [[0], [0], [0]]), (3, [[1, 2], [1]])])
-def test_the_decoder_runs_only_where_a_mask_would_be_kept(batch, decoded):
-    engine = Told(LOGITS, MASKS, batch)
-    outputs = infer(engine, PIXELS, segment=True, classify=True, mask_from=0.5)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_slice_has_a_mask_only_where_it_would_be_kept(batch):
+    outputs = infer(Told(LOGITS, MASKS, batch), PIXELS, segment=True, classify=True, mask_from=0.5)
     assert [output.mask is not None for output in outputs] == [False, True, True, False, True]
-    assert engine.decoded == decoded
     assert outputs[2].mask == pytest.approx(np.full((2, 2), sigmoid(1.0)), rel=1e-6)
 
 
@@ -89,9 +84,9 @@ def test_what_is_nearly_certain_still_has_an_order_by_its_pixels_too():
 
 
 def test_a_model_that_only_classifies_has_no_mask():
-    engine = Told(LOGITS, MASKS, 1)
-    assert all(output.mask is None for output in infer(engine, PIXELS, segment=False, classify=True))
-    assert engine.decoded == []
+    outputs = infer(Told(LOGITS, MASKS, 1), PIXELS, segment=False, classify=True)
+    assert all(output.mask is None for output in outputs)
+    assert [output.tumor for output in outputs] == pytest.approx([sigmoid(logit) for logit in LOGITS], rel=1e-12)
 
 
 def test_joined_logits_are_the_mean_weighted_by_the_share():
@@ -127,11 +122,10 @@ JOINED = [-0.875, 1.125, 1.25, 1.625, 2.875]
 """A quarter of `LOGITS` and three quarters of those."""
 
 
-@pytest.mark.parametrize(("batch", "decoded"), [(1, [[0]] * 5), (3, [[0, 1, 2], [0, 1]])])
-def test_where_the_decoder_has_a_word_it_runs_on_every_slice_and_its_peak_moves_the_answer(batch, decoded):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_where_the_decoder_has_a_word_its_peak_moves_the_answer(batch):
     engine = Told(LOGITS, PEAKED, batch)
     outputs = infer(engine, PIXELS, segment=True, classify=True, calibration=SHARED, mask_from=0.55)
-    assert engine.decoded == decoded
     for output, head, mask, logit in zip(outputs, LOGITS, PEAKED, JOINED, strict=True):
         assert (output.head, output.peak) == (head, mask.max())
         assert output.tumor == pytest.approx(sigmoid((logit - 1) / 2), rel=1e-12)
@@ -146,18 +140,15 @@ def test_where_the_decoder_has_a_word_it_runs_on_every_slice_and_its_peak_moves_
 def test_where_no_mask_is_wanted_the_decoder_keeps_its_word(batch):
     engine = Told(LOGITS, PEAKED, batch)
     outputs = infer(engine, PIXELS, segment=False, classify=True, calibration=SHARED)
-    assert sum(map(len, engine.decoded)) == 5
     assert [output.tumor for output in outputs] == pytest.approx([sigmoid((logit - 1) / 2) for logit in JOINED], rel=1e-12)
     assert all(output.mask is None for output in outputs)
 
 
-def test_without_a_word_of_the_decoder_its_peaks_are_known_only_where_a_mask_was_made():
+def test_without_a_word_of_the_decoder_the_head_decides():
     calibration = Calibration(center=1.0, temperature=2.0)
-    engine = Told(LOGITS, PEAKED, 5)
-    outputs = infer(engine, PIXELS, segment=True, classify=True, calibration=calibration, mask_from=0.5)
-    assert engine.decoded == [[1, 4]]
+    outputs = infer(Told(LOGITS, PEAKED, 5), PIXELS, segment=True, classify=True, calibration=calibration, mask_from=0.5)
     assert [output.tumor for output in outputs] == pytest.approx([sigmoid((logit - 1) / 2) for logit in LOGITS], rel=1e-12)
-    assert [output.peak for output in outputs] == pytest.approx([math.nan, 0.5, math.nan, math.nan, 3.5], nan_ok=True)
+    assert [output.mask is not None for output in outputs] == [False, True, False, False, True]
     assert [output.head for output in outputs] == LOGITS
 
 
@@ -193,17 +184,14 @@ def test_torch_answers_with_the_logits_of_the_network(network, pixels):
         assert np.allclose(output.mask, torch.sigmoid(logits.mask[place, 0]).numpy(), atol=1e-5)
 
 
-def test_torch_in_batches_picks_the_maps_of_the_chosen_slices(network, pixels):
+def test_torch_in_batches_gives_every_slice_its_own_answer(network, pixels):
     alone = infer(TorchEngine(network), pixels, segment=True, classify=True)
     engine = TorchEngine(network)
-    engine.batch = 3
-    limit = sorted(output.tumor for output in alone)[1]
-    together = infer(engine, pixels, segment=True, classify=True, mask_from=limit)
-    assert sum(output.mask is not None for output in together) == 2
-    for one, other in zip(alone, together, strict=True):
+    engine.batch = 2
+    for one, other in zip(alone, infer(engine, pixels, segment=True, classify=True), strict=True):
         assert one.tumor == pytest.approx(other.tumor, abs=1e-6)
-        if other.mask is not None:
-            assert np.allclose(one.mask, other.mask, atol=1e-5)
+        assert one.peak == pytest.approx(other.peak, abs=1e-5)
+        assert np.allclose(one.mask, other.mask, atol=1e-5)
 
 
 def test_torch_gives_the_same_bits_again_whatever_stands_beside_a_slice(network, pixels):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slicewise.data.preprocess import SIDE_PX
 from slicewise.errors import CheckpointError, InputError
 from slicewise.files import write_atomically
-from slicewise.inference.cpu_engine import DECODER, ENCODER, EXPORT, FOLDER, CpuEngine
+from slicewise.inference.cpu_engine import EXPORT, FOLDER, GRAPH, CpuEngine
 from slicewise.model.checkpoint import load_checkpoint
 from slicewise.model.description import find_checkpoint
 from slicewise.model.engine import infer
@@ -41,28 +41,17 @@ class Parity(NamedTuple):
     """Smallest Dice of the two masks of a slice; 1 where both are empty."""
 
 
-class _Encoder(nn.Module):
-    """Slice to logit and maps, channels last: so the CPU engine computes them, and need not turn them twice."""
+class _Graph(nn.Module):
+    """Slice to the head's logit, the mask's largest one, and one probability a pixel."""
 
     def __init__(self, network: MultiTaskUNet) -> None:
         super().__init__()
-        self.encoder, self.classifier = network.encoder, network.classifier
+        self.network = network
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        maps = self.encoder(image)
-        return (self.classifier(maps), *(features.permute(0, 2, 3, 1) for features in maps))
-
-
-class _Decoder(nn.Module):
-    """Maps, channels last, to one probability a pixel, and the largest logit."""
-
-    def __init__(self, network: MultiTaskUNet) -> None:
-        super().__init__()
-        self.decoder = network.decoder
-
-    def forward(self, *maps: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.decoder([features.permute(0, 3, 1, 2) for features in maps])[0]
-        return torch.sigmoid(logits), logits.amax(dim=(1, 2, 3))
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = self.network.encoder(image)
+        mask = self.network.decoder(maps)[0]
+        return self.network.classifier(maps), mask.amax(dim=(1, 2, 3)), torch.sigmoid(mask)
 
 
 def export(path: Path) -> tuple[Path, Parity]:
@@ -81,20 +70,11 @@ def export(path: Path) -> tuple[Path, Parity]:
     folder = find_checkpoint(path)
     network, description = load_checkpoint(folder)
     engine = TorchEngine(network)
-    image = torch.zeros(1, 1, SIDE_PX, SIDE_PX)
-    with torch.no_grad():
-        maps = tuple(features.permute(0, 2, 3, 1) for features in engine.network.encoder(image))
-    names = [f"map_{level}" for level in range(len(maps))]
-    contents = {
-        ENCODER: _to_onnx(_Encoder(engine.network), (image,), ["image"], ["logit", *names]),
-        DECODER: _to_onnx(_Decoder(engine.network), maps, names, ["mask", "peak"]),
-    }
+    content = _to_onnx(_Graph(engine.network))
     target = folder / FOLDER
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     (target / EXPORT).unlink(missing_ok=True)  # what is there is incomplete until the last file is written
-    for name, content in contents.items():
-        write_atomically(target / name, content)
-    facts = {"weights_sha256": description.weights_sha256, **digests}
+    write_atomically(target / GRAPH, content)
+    facts = {"weights_sha256": description.weights_sha256, GRAPH: hashlib.sha256(content).hexdigest()}
     write_atomically(target / EXPORT, json.dumps(facts, indent=2))
     random = np.random.default_rng(0)
     probes = random.normal(size=(_PROBES, SIDE_PX, SIDE_PX)).astype(np.float16)
@@ -126,17 +106,17 @@ def compare_engines(one: TorchEngine, other: CpuEngine, pixels: NDArray[np.float
     return Parity(max(differences), min(dices))
 
 
-def _to_onnx(part: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str]) -> bytes:
+def _to_onnx(graph: _Graph) -> bytes:
     # torch's exporter speaks of its progress and of what it may do otherwise one day; neither is for the user.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                part.eval(),
-                inputs,
-                input_names=input_names,
-                output_names=output_names,
+                graph.eval(),
+                (torch.zeros(1, 1, SIDE_PX, SIDE_PX),),
+                input_names=["image"],
+                output_names=["logit", "peak", "mask"],
                 opset_version=_OPSET,
                 dynamo=True,
                 verbose=False,

@@ -119,8 +119,7 @@ class Predictor:
             spacing_mm: Of an array: distance between rows and columns, where known.
             tta: Average the probabilities over the views of `slicewise.inference.uncertainty`; six times the work.
             uncertainty: Also say how much the answer moves with the views and with parts of the head left out; needs torch.
-            segment: Find the mask; without, only the probability is wanted, and the decoder runs only where it has a word in
-                that.
+            segment: Find the mask; without, only the probability is wanted.
             smallest_mm3: Parts of the mask below this volume are left out; needs a volume with spacing.
             abstain_on: Rules of the gatekeeper on which no answer is given.
 

@@ -1,18 +1,18 @@
 """THE forward pass of inference: validation in training and every prediction go through `infer`, whatever runs the network.
 
-An engine runs the network's parts: torch (`slicewise.model.torch_engine`), or a library for CPUs that has loaded what
+An engine runs the network: torch (`slicewise.model.torch_engine`), or a library for CPUs that has loaded what
 `slicewise export` wrote. Nothing here loads torch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Calibration", "Decoded", "Encoded", "Engine", "Pixels", "Probabilities", "infer"]
+__all__ = ["Calibration", "Engine", "Outputs", "Pixels", "Probabilities", "infer"]
 
 Pixels = NDArray[np.float16] | NDArray[np.float32]
 """Preprocessed slices: half precision holds their values exactly, single is what is computed with."""
@@ -45,26 +45,19 @@ class Calibration(NamedTuple):
         return _sigmoid((logit - self.center) / self.temperature)
 
 
-class Encoded(NamedTuple):
-    """What one pass of the encoder leaves."""
+class Outputs(NamedTuple):
+    """What one pass of the network says of slices, with both heads."""
 
-    logits: NDArray[np.float64]
-    """``(B,)``, of the classification head."""
-    maps: Any
-    """The feature maps, as the engine keeps them; until the next call of `Engine.encode`."""
-
-
-class Decoded(NamedTuple):
-    """What the decoder makes of the maps."""
-
-    probabilities: NDArray[np.float32]
-    """``(k, 256, 256)``: tumor, per pixel, in [0, 1]."""
+    heads: NDArray[np.float64]
+    """``(B,)``, logits of the classification head."""
     peaks: NDArray[np.float64]
-    """``(k,)``: the largest logit of each; near 1, single precision has no order of probabilities left."""
+    """``(B,)``, the largest logit of each mask; near 1, single precision has no order of probabilities left."""
+    masks: NDArray[np.float32]
+    """``(B, 256, 256)``: tumor, per pixel, in [0, 1]."""
 
 
 class Engine(Protocol):
-    """Runs the network's parts on preprocessed slices."""
+    """Runs the network on preprocessed slices."""
 
     name: str
     """Such as ``torch``."""
@@ -72,11 +65,8 @@ class Engine(Protocol):
     """How many slices it takes at once: 1 on a CPU, where more are no faster and the last bits of a convolution depend on
     their number; the same slice shall give the same bits in an evaluation, a volume and a single upload."""
 
-    def encode(self, pixels: NDArray[np.float32]) -> Encoded:
-        """``(B, 256, 256)`` through encoder and classification head."""
-
-    def decode(self, maps: Any, places: NDArray[np.int64]) -> Decoded:
-        """The maps of the slices at ``places``, in their order."""
+    def run(self, pixels: NDArray[np.float32]) -> Outputs:
+        """``(B, 256, 256)`` through the encoder and both heads."""
 
 
 class Probabilities(NamedTuple):
@@ -91,7 +81,7 @@ class Probabilities(NamedTuple):
     head: float = math.nan
     """Logit of the classification head."""
     peak: float = math.nan
-    """Largest logit of the mask; NaN where the decoder did not run."""
+    """Largest logit of the mask."""
 
 
 def infer(
@@ -113,30 +103,19 @@ def infer(
             pixel, so that a segmentation model answers "is there a tumor" too.
         calibration: How the probability follows.
         mask_from: Slices of at least this probability get a mask: below the operating threshold it would be emptied anyway,
-            and the decoder need not run where it has no word in the answer either. A model that does not classify gives all.
+            and need not be kept. A model that does not classify gives all.
     """
     if not classify:
         calibration = calibration._replace(decoder_share=1.0)
-    heard = calibration.decoder_share > 0 and (classify or segment)
-    outputs: list[Probabilities] = []
+    probabilities: list[Probabilities] = []
     for start in range(0, len(pixels), engine.batch):
-        encoded = engine.encode(np.asarray(pixels[start : start + engine.batch], dtype=np.float32))
-        heads, every = encoded.logits, np.arange(len(encoded.logits))
-        decoded = engine.decode(encoded.maps, every) if heard else None
-        peaks = np.full(len(heads), math.nan) if decoded is None else decoded.peaks.copy()
-        logits = calibration.join(heads, peaks)
-        probabilities = [calibration.apply(logit) for logit in logits]
-        chosen = every if not classify else every[[probability >= mask_from for probability in probabilities]]
-        masks: dict[int, NDArray[np.float32]] = {}
-        if segment and decoded is not None:
-            masks = {place: decoded.probabilities[place] for place in chosen.tolist()}
-        elif segment and len(chosen):
-            part = engine.decode(encoded.maps, chosen)
-            masks, peaks[chosen] = dict(zip(chosen.tolist(), part.probabilities, strict=True)), part.peaks
-        for place, (logit, probability) in enumerate(zip(logits, probabilities, strict=True)):
-            head, peak = float(heads[place]), float(peaks[place])
-            outputs.append(Probabilities(probability, _sigmoid(logit), masks.get(place), head, peak))
-    return outputs
+        outputs = engine.run(np.asarray(pixels[start : start + engine.batch], dtype=np.float32))
+        logits = calibration.join(outputs.heads, outputs.peaks)
+        for logit, head, peak, mask in zip(logits, *outputs, strict=True):
+            tumor = calibration.apply(logit)
+            keeps = segment and (not classify or tumor >= mask_from)
+            probabilities.append(Probabilities(tumor, _sigmoid(logit), mask if keeps else None, float(head), float(peak)))
+    return probabilities
 
 
 def _sigmoid(logit: float) -> float:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from slicewise.model.engine import Decoded, Encoded
+from slicewise.model.engine import Outputs
 from slicewise.model.network import MultiTaskUNet
 
 __all__ = ["TorchEngine"]
@@ -30,17 +29,12 @@ class TorchEngine:
         self.batch = 1 if self._device.type == "cpu" else _GPU_BATCH
 
     @torch.inference_mode()
-    def encode(self, pixels: NDArray[np.float32]) -> Encoded:
-        """``(B, 256, 256)`` through encoder and classification head."""
-        images = torch.from_numpy(pixels)[:, None].to(self._device)
-        maps = self.network.encoder(images.contiguous(memory_format=torch.channels_last))
-        return Encoded(self.network.classifier(maps).cpu().double().numpy(), maps)
-
-    @torch.inference_mode()
-    def decode(self, maps: list[Tensor], places: NDArray[np.int64]) -> Decoded:
-        """The maps of the slices at ``places``, in their order."""
-        if len(places) < len(maps[0]):
-            chosen = torch.from_numpy(places).to(self._device)
-            maps = [features[chosen] for features in maps]
-        logits = self.network.decoder(maps)[0][:, 0].float()
-        return Decoded(torch.sigmoid(logits).cpu().numpy(), logits.amax(dim=(1, 2)).cpu().double().numpy())
+    def run(self, pixels: NDArray[np.float32]) -> Outputs:
+        """``(B, 256, 256)`` through the encoder and both heads."""
+        maps = self.network.encoder(torch.from_numpy(pixels)[:, None].to(self._device))
+        masks = self.network.decoder(maps)[0][:, 0].float()
+        return Outputs(
+            self.network.classifier(maps).cpu().double().numpy(),
+            masks.amax(dim=(1, 2)).cpu().double().numpy(),
+            torch.sigmoid(masks).cpu().numpy(),
+        )

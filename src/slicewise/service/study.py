@@ -9,7 +9,6 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from slicewise.inference.predictor import Predictor
 from slicewise.inference.record import ScanRecord, digests_of
 from slicewise.inference.result import Result
 from slicewise.inference.writers import gray_window
-from slicewise.model.engine import Decoded, Encoded, Engine
+from slicewise.model.engine import Engine, Outputs
 from slicewise.records import Scan
 from slicewise.service.problems import PROBLEMS, known_problem
 from slicewise.service.schemas import StudyFile, StudyRefusal, StudyResult
@@ -46,16 +45,12 @@ class CountingEngine:
         self.name, self.batch = engine.name, engine.batch
         self._engine, self._tell, self._count = engine, tell, 0
 
-    def encode(self, pixels: NDArray[np.float32]) -> Encoded:
+    def run(self, pixels: NDArray[np.float32]) -> Outputs:
         """As of the engine."""
-        encoded = self._engine.encode(pixels)
+        outputs = self._engine.run(pixels)
         self._count += len(pixels)
         self._tell(self._count)
-        return encoded
-
-    def decode(self, maps: Any, places: NDArray[np.int64]) -> Decoded:
-        """As of the engine."""
-        return self._engine.decode(maps, places)
+        return outputs
 
 
 def predict_study(
