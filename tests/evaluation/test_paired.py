@@ -1,5 +1,6 @@
 import math
 import time
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -310,4 +311,6 @@ def test_holm_rejects_as_the_step_down_procedure_does(p_values, level):
 
 @given(p_values=st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_agrees_with_statsmodels(p_values):
-    assert holm(np.array(p_values)) == pytest.approx(multipletests(p_values, method="holm")[1])
+    with patch("gc.collect"):  # which it calls every time, and which takes all of its time
+        expected = multipletests(p_values, method="holm")[1]
+    assert holm(np.array(p_values)) == pytest.approx(expected)
