@@ -167,9 +167,10 @@ def test_a_run_that_is_killed_goes_on_to_the_same_cases(finished_run, run, tmp_p
         assert models[0]["provenance"]["state_sha256"] == models[1]["provenance"]["state_sha256"]
 
 
-def test_a_dry_run_prints_the_plan_and_changes_nothing(run):
+def test_a_dry_run_prints_the_plan_and_changes_nothing(run, finished_run):
     before = sorted(run.rglob("*"))
-    done = slicewise("train", run, "phases.joint.epochs=7", "--dry-run")
+    distilled = ("phases.joint.distillation_weight=1", f"training.teacher={finished_run / 'phases/joint'}")
+    done = slicewise("train", run, "phases.joint.epochs=7", *distilled, "--dry-run")
     assert done.returncode == 0, done.stderr
     for word in (
         "segmentation",
@@ -178,6 +179,7 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(run):
         "frozen",
         "million parameters",
         "early stopping",
+        f"teacher      {finished_run / 'phases/joint'}",
     ):
         assert word in done.stdout
     assert sorted(run.rglob("*")) == before

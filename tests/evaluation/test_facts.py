@@ -24,10 +24,11 @@ def test_facts_of_a_model_are_those_of_its_checkpoint():
     expected = {"model_id": "abc000000000", "threshold": 0.4, "parameters": 12}
     expected |= {"mask_from": 0.45, "decoder_share": 0.6, "center": 5.4, "temperature": 1.5}
     expected |= {"epochs": 2, "duration_s": 3.5, "gate": {"kept": "joint"}}
-    expected |= {"data_fingerprint": "f" * 64, "starts_from": ()}
+    expected |= {"data_fingerprint": "f" * 64, "starts_from": (), "teacher": None}
     assert ModelFacts.of(describe()).model_dump() == expected
     averaged = {"duration_s": 3.5, "starts_from": f"{'1' * 64} + {'2' * 64}"}
     assert ModelFacts.of(describe(provenance=averaged)).starts_from == ("1" * 12, "2" * 12)
+    assert ModelFacts.of(describe(provenance=averaged | {"teacher": "3" * 64})).teacher == "3" * 12
 
 
 def test_data_is_counted_by_source_and_side():

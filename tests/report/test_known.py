@@ -67,6 +67,15 @@ def test_the_weights_at_the_start_are_those_that_the_checkpoint_names(known, sta
     assert item.answer == (f"Weights at the start: {said}." if said else "For the authors. Not known here: initialization.")
 
 
+@pytest.mark.parametrize(
+    ("teacher", "said"), [("1" * 12, f"segmentation ({'1' * 12})"), ("7" * 12, "7" * 12)], ids=["of the run", "another"]
+)
+def test_a_teacher_is_named(known, teacher, said):
+    joint = model("2" * 12, ("5" * 12,)).model_copy(update={"teacher": teacher})
+    found = known({"segmentation": model("1" * 12, ()), "joint": joint}, decided(1, 0.9, 3))
+    assert found["initialization"] == f"weights {'5' * 12}; learned from the masks of {said} too"
+
+
 def test_a_refused_joint_model_has_the_weights_of_an_earlier_phase_and_is_not_its_own_start(known):
     models = {"classification": model("1" * 12, None), "joint": model("1" * 12, ("1" * 12,))}
     assert known(models, decided(1, 0.9, 3))["initialization"] == f"those of classification ({'1' * 12})"

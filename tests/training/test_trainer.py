@@ -13,6 +13,7 @@ from slicewise.console import Display
 from slicewise.data.descriptors import fit_domain
 from slicewise.errors import CheckpointError
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
+from slicewise.model.description import read_description
 from slicewise.model.network import MultiTaskUNet
 from slicewise.training.trainer import gather_data, train_run
 
@@ -68,11 +69,12 @@ def test_masks_that_nobody_drew_become_the_teachers(small_store, small_config, s
     """Where a teacher is given, the segmentation phase says the opposite and is not listened to."""
     logit = 9.0 if everything else -9.0
     config = distilling(small_config, teacher=save_decided(tmp_path / "teacher", ANOTHER, logit) if given else None)
-    save_decided(tmp_path / "phases" / "segmentation", config.model, -logit if given else logit)
+    own = save_decided(tmp_path / "phases" / "segmentation", config.model, -logit if given else logit)
     save_decided(tmp_path / "phases" / "classification", config.model, 0.0)
     train(tmp_path, config, small_store, sides, only="joint")
     network, description = load_checkpoint(tmp_path / "phases" / "joint")
     assert description.architecture == config.model
+    assert description.provenance["teacher"] == read_description(tmp_path / "teacher" if given else own).weights_sha256
     unknown = np.flatnonzero((small_store.table["source"] == "yes_no").to_numpy())
     with torch.no_grad():
         masks = network(torch.from_numpy(small_store.images[unknown].astype(np.float32))[:, None], classify=False).mask

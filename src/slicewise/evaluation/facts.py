@@ -47,11 +47,13 @@ class ModelFacts(BaseModel):
     starts_from: tuple[str, ...] | None = None
     """Model IDs of the weights it started from, averaged where there are several; empty for random weights, None where not
     known."""
+    teacher: str | None = None
+    """Model ID of the weights whose masks were distilled; None where none were, or it is not known."""
 
     @classmethod
     def of(cls, description: Description) -> ModelFacts:
         """From a checkpoint's description."""
-        origin = description.provenance["starts_from"]
+        origin, teacher = description.provenance["starts_from"], description.provenance.get("teacher")
         return cls(
             model_id=description.model_id,
             threshold=description.threshold,
@@ -63,6 +65,7 @@ class ModelFacts(BaseModel):
             gate=description.gate,
             data_fingerprint=description.data_fingerprint,
             starts_from=() if origin is None else tuple(sha256[:12] for sha256 in origin.split(" + ")),
+            teacher=teacher and teacher[:12],
         )
 
 

@@ -66,6 +66,7 @@ class ModelResult(_Part):
     gate: dict[str, Any] | None = None
     data_fingerprint: str | None = None
     starts_from: tuple[str, ...] | None = None
+    teacher: str | None = None
 
 
 class ConstantAnswer(_Part):

@@ -48,7 +48,7 @@ FACTS = {
     # The model and its training
     "architecture": "Kind of network, its parts, widths and depths.",
     "parameters": "Number of weights; an integer.",
-    "initialization": "What the weights started from.",
+    "initialization": "What the weights started from, and whose masks they learned from beside the data's.",
     "augmentation": "Random changes to training slices, with their ranges.",
     "phases": "Phases with their parts, learning rates, losses, epochs and early stopping.",
     "optimization": "Optimizer, schedule, batch size, regularization and precision.",

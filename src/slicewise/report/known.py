@@ -63,7 +63,9 @@ def gather_facts(
     if config is not None:
         settings = Config.model_validate(yaml.safe_load(config))
         known |= _of_config(settings)
-        known["initialization"] = _initialization(facts.models, str(results["model"]), settings.seed)
+        main = str(results["model"])
+        started = _initialization(facts.models, main, settings.seed)
+        known["initialization"] = started and started + _distillation(facts.models, main)
     if environment:
         hardware = ("platform", "cores", "threads", "device")
         known["software"] = ", ".join(f"{name} {value}" for name, value in environment.items() if name not in hardware)
@@ -203,6 +205,15 @@ def _initialization(models: Mapping[str, ModelFacts], name: str, seed: int) -> s
         return f"weights {' and '.join(origins)}{', averaged' if len(origins) > 1 else ''}"
     before = _initialization(models, found, seed)
     return f"those of {found} ({origins[0]})" + ("" if before is None else f", which started from {before}")
+
+
+def _distillation(models: Mapping[str, ModelFacts], name: str) -> str:
+    """What is added where a model learned another's masks, by name where that is one of the run."""
+    taught_by = models[name].teacher if name in models else None
+    if taught_by is None:
+        return ""
+    found = next((other for other in models if models[other].model_id == taught_by), None)
+    return f"; learned from the masks of {taught_by if found is None else f'{found} ({taught_by})'} too"
 
 
 def _threshold_rule(config: Config) -> str:

@@ -11,6 +11,7 @@ from torch.optim import AdamW
 
 from slicewise.config import Config
 from slicewise.data.dataset import Epoch, count_steps
+from slicewise.model.checkpoint import load_checkpoint
 from slicewise.model.engine import infer
 from slicewise.model.network import PARTS, MultiTaskUNet
 from slicewise.model.torch_engine import TorchEngine
@@ -38,6 +39,7 @@ def describe_plan(config: Config, data: Data, phases: Sequence[Phase]) -> str:
 
     Raises:
         TrainingError: As the training itself would, for want of slices or of the accelerator.
+        CheckpointError: There is no checkpoint where ``training.teacher`` says.
     """
     if not phases:
         return "Nothing is left to train: every phase has its checkpoint."
@@ -66,6 +68,8 @@ def describe_plan(config: Config, data: Data, phases: Sequence[Phase]) -> str:
             "slices": f"{len(rows)} to train on, {len(val_rows)} to validate on",
             "length": f"at most {phase.config.epochs} epochs of {steps} steps, about {_words(duration_s)}",
         }
+        if phase.config.distillation_weight:
+            facts["teacher"] = str(config.training.teacher or "segmentation")
         paragraphs.append("\n".join([phase.name, *(f"  {name:<12} {fact}" for name, fact in facts.items())]))
     return "\n".join([*paragraphs, f"In all about {_words(total_s)}; early stopping (training.patience) may shorten it."])
 
@@ -79,7 +83,10 @@ def _step_duration_s(network: MultiTaskUNet, phase: Phase, config: Config, data:
     for part in PARTS:
         network.get_submodule(part).requires_grad_(part in phase.trained_parts).train(part in phase.trained_parts)
     optimizer = AdamW(list(network.part_parameters(tuple(phase.trained_parts))), lr=0.0)
-    learner = Learner(fabric, network, optimizer, Objective(phase.config, settings), phase, settings)
+    # The segmentation phase may lie ahead; weights of its architecture take as long.
+    given = settings.teacher and load_checkpoint(settings.teacher)[0]
+    teacher = (given or MultiTaskUNet(config.model)) if phase.config.distillation_weight else None
+    learner = Learner(fabric, network, optimizer, Objective(phase.config, settings), phase, settings, teacher)
     rows = supervised_rows(data.train_rows, data.targets, phase)[: settings.batch_size * _TIMED_STEPS]
     durations_s = []
     started = time.perf_counter()

@@ -158,7 +158,7 @@ class _Trainer:
         attempt = phase
         while True:
             network, origin = self._start(phase, init_from)
-            teacher = self._teacher() if attempt.config.distillation_weight else None
+            teacher, taught_by = self._teacher() if attempt.config.distillation_weight else (None, None)
             keeper = StateKeeper(states / f"attempt_{attempt.attempt}")
             earlier = [row for outcome in outcomes for row in outcome.history]
             with self._watch(earlier) as watcher:
@@ -196,10 +196,13 @@ class _Trainer:
             gate.judge(validation.dice_by_patient) if refused and gate is not None else None,
         )
         if self.fabric.is_global_zero:
-            self.finished[phase.name] = self._save(phase, attempt, kept, outcomes, origin)
+            origins = {"starts_from": origin, "teacher": taught_by}
+            self.finished[phase.name] = self._save(phase, attempt, kept, outcomes, origins)
             StateKeeper(states).discard()
 
-    def _save(self, phase: Phase, attempt: Phase, kept: _Kept, outcomes: list[Outcome], origin: str | None) -> Description:
+    def _save(
+        self, phase: Phase, attempt: Phase, kept: _Kept, outcomes: list[Outcome], origins: dict[str, str | None]
+    ) -> Description:
         config, verdict = self.config, None
         verdicts = [outcome.verdict.to_json() for outcome in outcomes if outcome.verdict]
         if verdicts:
@@ -232,7 +235,7 @@ class _Trainer:
                 "torch": torch.__version__,
                 "seed": config.seed,
                 "phase": attempt.config.model_dump(mode="json"),
-                "starts_from": origin,
+                **origins,
                 "processes": self.fabric.world_size,
                 "duration_s": sum(outcome.duration_s for outcome in outcomes),
                 "state_sha256": outcomes[-1].digest,
@@ -244,9 +247,12 @@ class _Trainer:
         validation = self._validate(self._load(reference.name)[0].to(self.fabric.device), reference)
         return Gate(validation.dice_by_patient, self.config.gate, self.config.seed)
 
-    def _teacher(self) -> MultiTaskUNet:
-        path = self.config.training.teacher
-        return self._load("segmentation")[0] if path is None else load_checkpoint(path)[0]
+    def _teacher(self) -> tuple[MultiTaskUNet, str]:
+        """Whose masks are distilled, and its SHA-256."""
+        if self.config.training.teacher is None:
+            return self._load("segmentation")
+        network, description = load_checkpoint(self.config.training.teacher)
+        return network, description.weights_sha256
 
     def _validate(self, network: MultiTaskUNet, phase: Phase) -> Validation:
         return validate(
