@@ -35,7 +35,7 @@ from slicewise.inference.cpu_engine import FOLDER, GRAPH
 from slicewise.inference.export import export
 from slicewise.inference.predictor import Predictor
 from slicewise.model.checkpoint import save_checkpoint
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 
 SIDE_PX, UNCOUNTED, VOLUMES = 256, 20, 5
 VOLUME_SHAPE = (240, 240, 155)
@@ -103,7 +103,7 @@ def make_model(folder: Path) -> Path:
     """An exported checkpoint that answers "tumor" to everything."""
     torch.manual_seed(0)
     config = ModelConfig()
-    network = MultiTaskUNet(config).train()
+    network = MultiTaskNetwork(config).train()
     with torch.no_grad():
         network(torch.randn(4, 1, 128, 128))
     facts = {"patients": {}, "metrics": {}, "history": [], "provenance": {}, "data_fingerprint": ""}
@@ -155,7 +155,7 @@ def measure_alone(folder: Path, count: int) -> dict[str, Figure]:
 
 
 def measure_others(folder: Path, images: NDArray[np.float32], count: int) -> dict[str, Figure]:
-    """The same with torch, the bare networks of ONNX Runtime, and a plain U-Net."""
+    """The same with torch, the bare network in ONNX Runtime and OpenVINO, and a plain U-Net."""
     predictor = Predictor.from_checkpoint(folder / "model", "torch")
     figures = {"torch_slice_p50": Figure.of(durations_ms(predictor.predict, images, count), "ms")}
     plain = plain_unet().eval()

@@ -2,8 +2,8 @@
 
 python benchmarks/neighbors.py --data FOLDER
 
-FOLDER holds `brisc2025`. When the model was trained, a duplicate group counted as a patient; since then, slices with
-consecutive numbers of the older figshare set do, too (docs/production.md). The model's description names the former.
+FOLDER holds `brisc2025`. Slices with consecutive numbers of the older figshare set are one patient (docs/production.md),
+whom the model's description names by the first of the duplicate groups. None may have a part on another side.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slicewise.sources.brisc import find_studies
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Figure]:
-    """Groups with a tumor, each a slice of the cleaned table, by side."""
+    """Patients with a tumor, by side."""
     root = arguments.data / "brisc2025"
     patients = {
         study.files[0].name: study.patient_id for study in find_studies("brisc", SourceConfig(layout="brisc", path=root))
@@ -33,7 +33,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Figure]:
     for side in ("val", "test"):
         groups = [group for group in sides[side] if group in patient_of]
         shared = sum(patient_of[group] in trained for group in groups)
-        figures[f"{side}, patient also in training"] = Figure(shared, "groups", len(groups))
+        figures[f"{side}, patient also in training"] = Figure(shared, "patients", len(groups))
     return figures
 
 

@@ -37,7 +37,7 @@ from slicewise.inference.cpu_engine import FOLDER, GRAPH, SETTINGS, CpuEngine
 from slicewise.inference.export import export
 from slicewise.model.checkpoint import load_checkpoint
 from slicewise.model.description import PACKAGED, find_checkpoint, read_description
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 
 UNCOUNTED, FEWEST, CONFIDENCE, GOAL = 20, 6, 0.95, 55.0
@@ -79,7 +79,7 @@ class Graph:
         return [answer.copy() for answer in self._answers]
 
 
-def with_torch(network: MultiTaskUNet) -> Three:
+def with_torch(network: MultiTaskNetwork) -> Three:
     """A network each: engines copy theirs."""
     joint, segmentation, classification = (TorchEngine(network) for _ in range(3))
     segmentation.network.add_module("classifier", NoHead())

@@ -1,4 +1,4 @@
-"""What both benchmarks of speed are compared with: a plain U-Net at full resolution, of as many parameters, from MONAI."""
+"""What both benchmarks of speed are compared with: MONAI's plain U-Net at full resolution, of nearly as many parameters."""
 
 from __future__ import annotations
 

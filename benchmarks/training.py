@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from slicewise.config import Config, SourceConfig
 from slicewise.data.dataset import Batch, Epoch, draw_epoch, find_targets
 from slicewise.data.store import COLUMNS, SliceStore, StoreWriter
-from slicewise.model.network import PARTS, MultiTaskUNet
+from slicewise.model.network import PARTS, MultiTaskNetwork
 from slicewise.training.losses import Objective
 from slicewise.training.phases import plan_phases
 from slicewise.training.processes import open_fabric
@@ -81,7 +81,7 @@ def measure_rate(store: SliceStore, steps: int) -> dict[str, Figure]:
     size, phase = config.training.batch_size, next(phase for phase in plan_phases(config) if phase.name == "joint")
     fabric = open_fabric(config.training)
     torch.manual_seed(0)
-    network = MultiTaskUNet(config.model).to(fabric.device, memory_format=torch.channels_last).train()
+    network = MultiTaskNetwork(config.model).to(fabric.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
     objective = Objective(phase.config, config.training)
@@ -113,7 +113,7 @@ def measure_rate(store: SliceStore, steps: int) -> dict[str, Figure]:
     }
 
 
-def _count_flop(network: MultiTaskUNet, objective: Objective, batch: Batch) -> float:
+def _count_flop(network: MultiTaskNetwork, objective: Objective, batch: Batch) -> float:
     with FlopCounterMode(display=False) as counter:
         objective(network(batch.images), batch).total.backward()
     return float(counter.get_total_flops())

@@ -11,7 +11,7 @@ from slicewise.config import Config, ModelConfig, SourceConfig
 from slicewise.data.store import COLUMNS, StoreWriter
 from slicewise.inference.export import export
 from slicewise.model.checkpoint import save_checkpoint
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -116,7 +116,7 @@ def save_alarmist(tiny):
 
     def save(folder, **facts):
         torch.manual_seed(0)
-        network = MultiTaskUNet(tiny).train()
+        network = MultiTaskNetwork(tiny).train()
         with torch.no_grad():
             network(torch.randn(4, 1, 64, 64))
             network.decoder.output.conv.bias.zero_()

@@ -18,7 +18,7 @@ from slicewise.evaluation.table import read_cases
 from slicewise.inference.predictor import Predictor
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
 from slicewise.model.description import CARD, PACKAGED, read_description
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.publication import publish
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def figure(value):
 def run(tmp_path, tiny, small_store):
     """A run with figures and a card, as `slicewise report` leaves it."""
     torch.manual_seed(0)
-    network = MultiTaskUNet(tiny).train()
+    network = MultiTaskNetwork(tiny).train()
     with torch.no_grad():
         network(torch.randn(4, 1, 64, 64))
     tiny_run = tmp_path / "run"

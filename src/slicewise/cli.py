@@ -401,7 +401,7 @@ def serve(
         Path | None, typer.Option("--state", help="Folder of the studies, which then survive a restart.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes that predict; default: one a core.")
+        int | None, typer.Option("--workers", min=1, help="Processes that predict; default: one a core, 4 at most.")
     ] = None,
     queue: Annotated[int | None, typer.Option("--queue", min=1, help="Slices that may be in the house at once.")] = None,
     limits: Annotated[

@@ -150,7 +150,7 @@ class Prediction:
     is_tumor: bool
     """``probability`` is at least the checkpoint's threshold."""
     mask: NDArray[np.bool_]
-    """``(H, W)``; all False where ``is_tumor`` is False (the one rule that joins the two heads)."""
+    """``(H, W)``; all False where ``is_tumor`` is False, or the probability below the checkpoint's ``mask_from``."""
     tumor_probabilities: NDArray[np.float32]
     """``(H, W)``, per pixel, in [0, 1], before the rule is applied; all NaN where the model does not segment."""
 

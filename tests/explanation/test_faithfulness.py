@@ -21,7 +21,7 @@ from slicewise.explanation.faithfulness import (
 from slicewise.explanation.gradcam import explain
 from slicewise.inference.predictor import Predictor
 from slicewise.model.description import Description
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 
 SIDE = 256
@@ -42,7 +42,7 @@ def make_predictor(network, architecture, tasks=("segmentation", "classification
 def network(tiny):
     """Folded, as a predictor holds it, after some steps of training that made its BatchNorm its own."""
     torch.manual_seed(3)
-    network = MultiTaskUNet(tiny).train()
+    network = MultiTaskNetwork(tiny).train()
     for _ in range(3):
         network(torch.randn(4, 1, 64, 64))
     return network.folded()
@@ -245,7 +245,7 @@ def test_similarity_with_a_map_that_is_the_same_everywhere_is_undefined(level):
 
 def test_every_outlined_slice_has_its_scores_and_no_other(network, tiny, small_store, cases):
     seen = []
-    predictor = make_predictor(MultiTaskUNet(tiny), tiny)
+    predictor = make_predictor(MultiTaskNetwork(tiny), tiny)
     predictor.engine.network = network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     shown = cases.sample(frac=1, random_state=0)
@@ -290,7 +290,7 @@ class TotalOf(torch.nn.Module):
 
 def test_a_map_that_ignores_the_weights_is_told_by_its_similarity(tiny, small_store, cases):
     """It finds every tumor of this store, which are bright squares, and would pass for faithful without the check."""
-    network = MultiTaskUNet(tiny).eval()
+    network = MultiTaskNetwork(tiny).eval()
     network.encoder, network.classifier = BrightPlaces(), TotalOf()
     scores = score_explanations(make_predictor(network, tiny), small_store, cases)
     assert (scores["cam_pointing"] == 1).all()
@@ -306,7 +306,7 @@ class FlatMaps(BrightPlaces):
 
 def test_heat_is_not_cut_to_a_mask_before_it_is_scored(tiny, small_store, cases):
     """Heat everywhere lies on the tumor by the tumor's share; any masking would show as more."""
-    network = MultiTaskUNet(tiny).eval()
+    network = MultiTaskNetwork(tiny).eval()
     network.encoder, network.classifier = FlatMaps(), TotalOf()
     scores = score_explanations(make_predictor(network, tiny), small_store, cases)
     share = 40 * 40 / SIDE**2
@@ -317,13 +317,13 @@ def test_heat_is_not_cut_to_a_mask_before_it_is_scored(tiny, small_store, cases)
 
 def test_no_outlined_slice_leaves_an_empty_table(network, tiny, small_store, cases):
     scores = score_explanations(
-        make_predictor(MultiTaskUNet(tiny), tiny), small_store, cases[cases["mask_state"] == "empty"]
+        make_predictor(MultiTaskNetwork(tiny), tiny), small_store, cases[cases["mask_state"] == "empty"]
     )
     assert scores.empty
     assert dict(scores.dtypes.astype(str)) == EXPLANATION_COLUMNS
 
 
 def test_an_untrained_classification_head_is_not_scored(tiny, small_store, cases):
-    predictor = make_predictor(MultiTaskUNet(tiny), tiny, tasks=("segmentation",))
+    predictor = make_predictor(MultiTaskNetwork(tiny), tiny, tasks=("segmentation",))
     with pytest.raises(CheckpointError, match="classifies"):
         score_explanations(predictor, small_store, cases)

@@ -10,7 +10,7 @@ from rich.console import Console
 from slicewise.console import Display
 from slicewise.explanation.gallery import choose_examples, choose_slices, write_explanations
 from slicewise.model.checkpoint import save_checkpoint
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 
 KINDS = {
     (True, True): "hit",
@@ -90,7 +90,7 @@ def test_the_worst_of_each_patient_and_random_ones_whatever_the_order():
 
 def test_names_that_no_file_system_and_no_typesetter_would_take_are_drawn(small_store, small_config, tmp_path):
     """A name may be long, hold slashes, other scripts, and dollar signs, which Matplotlib takes for formulas."""
-    network = MultiTaskUNet(small_config.model)
+    network = MultiTaskNetwork(small_config.model)
     save_checkpoint(
         tmp_path / "phases" / "joint",
         network,

@@ -7,7 +7,7 @@ from monai.visualize import GradCAM
 from torch.nn import functional as F
 
 from slicewise.explanation.gradcam import explain
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 
 
 class ClassifierAlone(torch.nn.Module):
@@ -43,7 +43,7 @@ def make_image(pixels):
 @pytest.fixture(scope="module")
 def network(tiny):
     torch.manual_seed(3)
-    return MultiTaskUNet(tiny).eval()
+    return MultiTaskNetwork(tiny).eval()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -94,7 +94,7 @@ class Corner(torch.nn.Module):
 
 @pytest.mark.parametrize("pool", ["mean", "amax"])
 def test_heat_lies_where_the_evidence_is(tiny, pool):
-    network = MultiTaskUNet(tiny).eval()
+    network = MultiTaskNetwork(tiny).eval()
 
     class Head(torch.nn.Module):
         def forward(self, maps):
@@ -108,7 +108,7 @@ def test_heat_lies_where_the_evidence_is(tiny, pool):
 
 
 def test_what_speaks_against_tumor_gives_no_heat(tiny):
-    network = MultiTaskUNet(tiny).eval()
+    network = MultiTaskNetwork(tiny).eval()
 
     class Head(torch.nn.Module):
         def forward(self, maps):

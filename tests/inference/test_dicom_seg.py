@@ -153,7 +153,7 @@ def make_result(scan, mask, **changes):
     is_tumor = masks.any(axis=(1, 2))
     probabilities = np.where(is_tumor, 0.91, 0.12)
     result = Result(
-        scan, probabilities, probabilities, is_tumor, masks, threshold=0.4375, model_id="0123456789ab", engine="onnx"
+        scan, probabilities, probabilities, is_tumor, masks, threshold=0.4375, model_id="0123456789ab", engine="openvino"
     )
     return replace(result, **changes)
 

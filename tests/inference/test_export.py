@@ -14,7 +14,7 @@ from slicewise.inference.export import compare_engines, export
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
 from slicewise.model.description import read_description
 from slicewise.model.engine import Outputs, infer
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.sources.images import read_channels
 
@@ -23,7 +23,7 @@ ARCHITECTURE = ModelConfig(widths=(4, 4, 8, 8), blocks=(1, 1, 1, 1), decoder_wid
 
 def save(folder, seed):
     torch.manual_seed(seed)
-    network = MultiTaskUNet(ARCHITECTURE).train()
+    network = MultiTaskNetwork(ARCHITECTURE).train()
     with torch.no_grad():
         network(torch.randn(4, 1, 64, 64))
     facts = {"patients": {}, "metrics": {}, "history": [], "provenance": {}, "data_fingerprint": "", "parameters": 1}

@@ -15,7 +15,7 @@ from slicewise.inference.predictor import Predictor
 from slicewise.inference.views import VIEWS
 from slicewise.model.checkpoint import save_checkpoint
 from slicewise.model.description import Description
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.records import Scan
 
@@ -38,7 +38,7 @@ FACTS = {
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    network = MultiTaskUNet(ARCHITECTURE).train()
+    network = MultiTaskNetwork(ARCHITECTURE).train()
     with torch.no_grad():
         network(torch.randn(4, 1, 64, 64))  # BatchNorm that is not the identity
     return network.eval()

@@ -1,4 +1,3 @@
-import copy
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ from slicewise.errors import CheckpointError
 from slicewise.inference.uncertainty import check_variance, estimate_uncertainty
 from slicewise.inference.views import VIEWS, View
 from slicewise.model.engine import Calibration, infer
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 
 SIDE = 256
@@ -23,7 +22,7 @@ BOTH_SIDES = (View(), View(mirrored=True))
 def make_network(tiny, dropout):
     """Untrained, but with BatchNorm that has seen slices: without, all slices look nearly the same to it."""
     torch.manual_seed(0)
-    network = MultiTaskUNet(tiny.model_copy(update={"dropout": dropout})).train()
+    network = MultiTaskNetwork(tiny.model_copy(update={"dropout": dropout})).train()
     with torch.no_grad():
         for _ in range(20):
             network(torch.randn(4, 1, 64, 64))
@@ -49,7 +48,7 @@ def make_pixels(seed):
 
 
 def estimate(network, pixels, **settings):
-    return estimate_uncertainty(network, pixels, **{"segment": True, "classify": True} | settings)
+    return estimate_uncertainty(network, pixels, **{"classify": True} | settings)
 
 
 def test_one_view_and_no_dropout_give_the_answer_and_no_uncertainty(undropped):
@@ -60,12 +59,11 @@ def test_one_view_and_no_dropout_give_the_answer_and_no_uncertainty(undropped):
     )
     assert result.probability == pytest.approx(answer.tumor, abs=1e-6)
     assert result.standard_deviation < 1e-7
-    assert result.mask_disagreement == 0
 
 
 def test_an_uncertainty_that_says_nothing_is_refused_and_either_source_of_it_is_enough(network, undropped):
     def deviations(model, views):
-        return [estimate(model, make_pixels(seed), segment=False, views=views).standard_deviation for seed in range(3)]
+        return [estimate(model, make_pixels(seed), views=views).standard_deviation for seed in range(3)]
 
     with pytest.raises(CheckpointError, match="zero for all 3 slices"):
         check_variance(deviations(undropped, AS_IT_IS))
@@ -125,18 +123,16 @@ def test_the_logits_are_divided_by_the_temperature(undropped):
     assert result.probability == pytest.approx(1 / (1 + math.exp(-logit / 0.25)), abs=1e-6)
 
 
-def test_the_temperature_scales_the_uncertainty_and_leaves_the_masks_alone(network):
+def test_the_temperature_scales_the_uncertainty(network):
     mild, sharp = (estimate(network, make_pixels(0), calibration=Calibration(temperature=value)) for value in (10.0, 1.0))
     assert 0 < mild.standard_deviation < sharp.standard_deviation
-    assert mild.mask_disagreement == sharp.mask_disagreement
 
 
 HALVES = Calibration(decoder_share=0.5, center=-0.5, temperature=0.75)
 ALONE = HALVES._replace(decoder_share=0.0)
 
 
-@pytest.mark.parametrize("segment", [True, False])
-def test_where_the_decoder_has_a_word_the_answer_and_the_uncertainty_are_of_both_heads(undropped, segment):
+def test_where_the_decoder_has_a_word_the_answer_and_the_uncertainty_are_of_both_heads(undropped):
     """Without dropout the answers are those of `infer` for each view."""
     views = [view.apply(make_pixels(0)) for view in VIEWS]
     answers = infer(TorchEngine(undropped), np.stack(views), segment=False, classify=True, calibration=HALVES)
@@ -146,10 +142,9 @@ def test_where_the_decoder_has_a_word_the_answer_and_the_uncertainty_are_of_both
         for answer in infer(TorchEngine(undropped), np.stack(views), segment=False, classify=True, calibration=ALONE)
     ]
     assert np.abs(np.subtract(tumor, deaf)).min() > 0.01
-    result = estimate(undropped, make_pixels(0), segment=segment, calibration=HALVES)
+    result = estimate(undropped, make_pixels(0), calibration=HALVES)
     assert result.probability == pytest.approx(np.mean(tumor), abs=1e-6)
     assert result.standard_deviation == pytest.approx(np.std(tumor), rel=1e-3)
-    assert math.isnan(result.mask_disagreement) is not segment
 
 
 def test_a_head_without_a_word_makes_no_answer_uncertain(network):
@@ -170,10 +165,9 @@ def test_a_head_without_a_word_makes_no_answer_uncertain(network):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_slice_and_its_mirror_image_are_equally_uncertain(network, seed):
     pixels = make_pixels(seed)
-    tasks = {"mask_threshold": 0.02}  # near the untrained decoder's probabilities, so that the masks hold something
-    result = estimate(network, pixels, **tasks)
-    assert 0 < result.mask_disagreement < 1
-    assert estimate(network, pixels[:, ::-1], **tasks) == pytest.approx(result, abs=1e-5)
+    result = estimate(network, pixels, calibration=HALVES)
+    assert result.standard_deviation > 0
+    assert estimate(network, pixels[:, ::-1], calibration=HALVES) == pytest.approx(result, abs=1e-5)
 
 
 def test_a_slice_of_which_the_views_agree_is_less_uncertain(undropped):
@@ -195,20 +189,14 @@ def test_a_model_without_classification_head_answers_with_its_most_probable_pixe
     assert estimate(network, pixels, classify=False).standard_deviation > 0
 
 
-def test_a_model_that_only_classifies_has_no_mask_to_disagree_about(network, monkeypatch):
-    both = estimate(network, make_pixels(0))
+def test_a_decoder_without_a_word_is_not_run(network, monkeypatch):
+    before = estimate(network, make_pixels(0))
 
     def refuse(_):
         raise AssertionError("the decoder ran")
 
     monkeypatch.setattr(network.decoder, "forward", refuse)
-    result = estimate(network, make_pixels(0), segment=False)
-    assert math.isnan(result.mask_disagreement)
-    assert result[:2] == both[:2]
-
-
-def test_a_model_of_no_task_has_no_uncertainty(network):
-    assert all(math.isnan(value) for value in estimate(network, make_pixels(0), segment=False, classify=False))
+    assert estimate(network, make_pixels(0)) == before
 
 
 @pytest.mark.parametrize("dropout", [0.3, 0.7])
@@ -223,7 +211,7 @@ def test_draws_are_those_of_dropout_in_training(tiny, dropout):
         logits = network.classifier([features.expand(20_000, -1, -1, -1) for features in maps])
         network.classifier.eval()
     reference = torch.sigmoid(logits.double())
-    result = estimate(network, pixels, segment=False, views=AS_IT_IS, draws=20_000)
+    result = estimate(network, pixels, views=AS_IT_IS, draws=20_000)
     assert result.standard_deviation == pytest.approx(reference.std().item(), rel=0.05)
     assert result.probability == pytest.approx(reference.mean().item(), abs=5 * reference.std().item() / math.sqrt(10_000))
 
@@ -231,52 +219,8 @@ def test_draws_are_those_of_dropout_in_training(tiny, dropout):
 def test_all_views_share_the_thinned_heads(network):
     """Twice the same view adds nothing: the draws differ, the views do not."""
     pixels = make_pixels(0)
-    once, twice = (estimate(network, pixels, segment=False, views=AS_IT_IS * count) for count in (1, 2))
-    assert twice == pytest.approx(once, abs=1e-7, nan_ok=True)
-
-
-class Painter(torch.nn.Module):
-    """A decoder that is sure of the mask that ``paint`` makes of the image."""
-
-    def __init__(self, paint):
-        super().__init__()
-        self.paint = paint
-
-    def forward(self, maps):
-        return 20 * self.paint(maps[0]).float() - 10, ()
-
-
-class Untouched(torch.nn.Module):
-    def forward(self, images):
-        return [images]
-
-
-def disagreement(undropped, paint, views, **settings):
-    network = copy.deepcopy(undropped)
-    network.encoder, network.decoder = Untouched(), Painter(paint)
-    return estimate(network, make_pixels(0), classify=False, views=views, **settings).mask_disagreement
-
-
-def left_half(image):
-    mask = torch.zeros_like(image)
-    mask[..., :128] = 1
-    return mask
-
-
-def test_masks_that_move_with_the_slice_agree(undropped):
-    assert disagreement(undropped, lambda image: image > 1, (View(), View(mirrored=True), View(shift_px=5))) == 0
-
-
-def test_masks_are_compared_on_the_grid_of_the_slice(undropped):
-    """Always the left half: brought back, the mirrored view says the right half, and both together the whole."""
-    assert disagreement(undropped, left_half, AS_IT_IS) == 0
-    assert disagreement(undropped, left_half, BOTH_SIDES) == pytest.approx(1 - 2 / 3)
-    assert disagreement(undropped, left_half, BOTH_SIDES, mask_threshold=0.6) == 1  # nothing that they have in common
-
-
-@pytest.mark.parametrize("paint", [torch.zeros_like, torch.ones_like])
-def test_empty_masks_agree_and_so_do_full_ones(undropped, paint):
-    assert disagreement(undropped, paint, VIEWS) == 0
+    once, twice = (estimate(network, pixels, views=AS_IT_IS * count) for count in (1, 2))
+    assert twice == pytest.approx(once, abs=1e-7)
 
 
 def test_views_are_few_begin_with_the_slice_itself_and_come_with_their_mirror_images():

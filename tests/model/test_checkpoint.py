@@ -6,12 +6,12 @@ import torch
 from slicewise.data.preprocess import PREPROCESSING
 from slicewise.errors import CheckpointError
 from slicewise.model.checkpoint import load_checkpoint, round_to_half, save_checkpoint
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 
 
 def save(folder, tiny, **changes):
     torch.manual_seed(1)
-    network = MultiTaskUNet(tiny).train()
+    network = MultiTaskNetwork(tiny).train()
     network(torch.randn(4, 1, 64, 64))  # moves the BatchNorm statistics, which must survive too
     facts = {
         "name": "joint",

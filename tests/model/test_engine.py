@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from slicewise.model.engine import Calibration, Outputs, infer
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 
 
@@ -165,7 +165,7 @@ def test_a_model_that_does_not_classify_has_the_decoders_word_alone_whatever_the
 @pytest.fixture(scope="module")
 def network(tiny):
     torch.manual_seed(0)
-    network = MultiTaskUNet(tiny).train()
+    network = MultiTaskNetwork(tiny).train()
     with torch.no_grad():
         network(torch.randn(4, 1, 64, 64))  # BatchNorm that is not the identity
     return network.eval()

@@ -2,17 +2,17 @@ import pytest
 import torch
 
 from slicewise.config import ModelConfig
-from slicewise.model.network import PARTS, MultiTaskUNet, average
+from slicewise.model.network import PARTS, MultiTaskNetwork, average
 
 
 @pytest.fixture(scope="module")
 def network(tiny):
     torch.manual_seed(0)
-    return MultiTaskUNet(tiny).eval()
+    return MultiTaskNetwork(tiny).eval()
 
 
 def test_default_size_is_about_two_million_and_below_the_limit():
-    count = sum(weight.numel() for weight in MultiTaskUNet(ModelConfig()).parameters())
+    count = sum(weight.numel() for weight in MultiTaskNetwork(ModelConfig()).parameters())
     assert 1_900_000 < count <= 2_500_000
 
 
@@ -48,7 +48,7 @@ def test_decoder_does_not_run_when_only_classifying(network, monkeypatch):
 
 
 def test_every_weight_gets_a_gradient(tiny):
-    network = MultiTaskUNet(tiny).train()
+    network = MultiTaskNetwork(tiny).train()
     logits = network(torch.randn(4, 1, 64, 64))
     (logits.mask.square().mean() + logits.tumor.square().mean()).backward()
     without = [name for name, weight in network.named_parameters() if weight.grad is None]
@@ -68,7 +68,7 @@ def test_a_shift_by_the_coarsest_stride_shifts_the_mask(network):
 
 def test_folding_batch_norm_changes_nothing_but_the_last_bits(tiny):
     torch.manual_seed(1)
-    network = MultiTaskUNet(tiny).train()
+    network = MultiTaskNetwork(tiny).train()
     images = torch.randn(4, 1, 64, 64)
     for _ in range(3):  # statistics that are not the initial 0 and 1
         network(2 * images + 1)
@@ -84,7 +84,7 @@ def test_folding_batch_norm_changes_nothing_but_the_last_bits(tiny):
 
 def test_the_average_of_networks_has_the_mean_of_every_weight(tiny):
     torch.manual_seed(0)
-    networks = [MultiTaskUNet(tiny) for _ in range(3)]
+    networks = [MultiTaskNetwork(tiny) for _ in range(3)]
     for network in networks:
         network.train()(torch.randn(2, 1, 64, 64))  # statistics of their own
     mean = average(networks).state_dict()

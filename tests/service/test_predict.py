@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import psutil
+import pytest
 from PIL import Image
 
 from service.running import archive, dicom, draw_head, is_problem, picture, volume
@@ -74,8 +75,11 @@ def test_the_probability_alone_needs_no_mask(service):
     assert alone["probability"] == whole["probability"]
 
 
-def test_a_mask_can_be_had_whatever_the_answer(predictor):
-    sceptic = Predictor(predictor.engine, predictor.description.model_copy(update={"threshold": 1.0}))
+@pytest.mark.parametrize(
+    ("above", "decision"), [("threshold", "no tumor"), ("mask_from", "tumor, not localized")], ids=["not called", "no mask"]
+)
+def test_a_mask_can_be_had_whatever_the_answer(predictor, above, decision):
+    sceptic = Predictor(predictor.engine, predictor.description.model_copy(update={above: 1.0}))
     image = draw_head().astype(np.float32)
 
     def ask(segment):
@@ -83,7 +87,7 @@ def test_a_mask_can_be_had_whatever_the_answer(predictor):
         return json.loads(predict_slice(sceptic, scan_of_array(image), task, {}))
 
     usual, always = ask("auto"), ask("always")
-    assert usual["decision"] == always["decision"] == "no tumor"
+    assert usual["decision"] == always["decision"] == decision
     assert usual["mask_px"] == 0
     assert np.array_equal(unrolled(always["mask"]), predictor.predict(image).mask)
     assert always["mask_px"] == unrolled(always["mask"]).sum() > 0

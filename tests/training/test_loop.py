@@ -11,7 +11,7 @@ import torch
 from slicewise.config import GateConfig
 from slicewise.data.dataset import find_targets
 from slicewise.errors import StoppedError, TrainingError
-from slicewise.model.network import PARTS, MultiTaskUNet
+from slicewise.model.network import PARTS, MultiTaskNetwork
 from slicewise.training.gate import Gate
 from slicewise.training.interruption import StopRequest, listen_for_stop
 from slicewise.training.loop import train_phase
@@ -59,7 +59,7 @@ def phase_of(config, name):
 
 def fresh_network(config):
     torch.manual_seed(0)
-    return MultiTaskUNet(config.model)
+    return MultiTaskNetwork(config.model)
 
 
 def train(config, data, name, states, watcher=None, network=None, **options):

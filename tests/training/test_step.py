@@ -8,7 +8,7 @@ import torch
 
 from slicewise.data.dataset import Batch
 from slicewise.errors import TrainingError
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.training import step as room
 from slicewise.training.losses import Objective
 from slicewise.training.phases import plan_phases
@@ -33,7 +33,7 @@ def batch():
 def parts(small_config):
     """Fabric, network, objective and phase of joint training, without dropout."""
     torch.manual_seed(0)
-    network = MultiTaskUNet(small_config.model.model_copy(update={"dropout": 0.0}))
+    network = MultiTaskNetwork(small_config.model.model_copy(update={"dropout": 0.0}))
     phase = next(phase for phase in plan_phases(small_config) if phase.name == "joint")
     return open_fabric(small_config.training), network, Objective(phase.config, small_config.training), phase
 
@@ -89,7 +89,7 @@ def test_projection_takes_out_what_the_tasks_disagree_in(parts, batch, small_con
 
     weights = phase.config.model_copy(update={"classification_weight": 0.5, "segmentation_weight": 1.0})
     changed = (fabric, network, Twice(), dataclasses.replace(phase, config=weights))
-    plain = MultiTaskUNet(small_config.model.model_copy(update={"dropout": 0.0}))
+    plain = MultiTaskNetwork(small_config.model.model_copy(update={"dropout": 0.0}))
     plain.load_state_dict(network.state_dict())
     before = encoder(network)
     learner_of(changed, small_config.training, balancing="pcgrad").learn(batch)

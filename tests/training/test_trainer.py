@@ -14,7 +14,7 @@ from slicewise.data.descriptors import fit_domain
 from slicewise.errors import CheckpointError
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
 from slicewise.model.description import read_description
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.training.trainer import gather_data, train_run
 
 ANOTHER = ModelConfig(widths=(2, 4, 8), blocks=(0, 1, 1), decoder_width=2)
@@ -42,7 +42,7 @@ def test_a_checkpoint_knows_what_its_training_slices_look_like(small_store, smal
 def save_decided(folder, architecture, logit):
     """A checkpoint that gives every pixel of every slice the same logit."""
     torch.manual_seed(0)
-    network = MultiTaskUNet(architecture).eval()
+    network = MultiTaskNetwork(architecture).eval()
     torch.nn.init.zeros_(network.decoder.output.conv.weight)
     torch.nn.init.constant_(network.decoder.output.conv.bias, logit)
     blank = {"patients": {}, "metrics": {}, "history": [], "provenance": {}, "data_fingerprint": "", "parameters": 0}

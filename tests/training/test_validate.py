@@ -11,7 +11,7 @@ from slicewise.config import EvaluationConfig
 from slicewise.data.dataset import find_targets
 from slicewise.evaluation.calibration import fit_calibration, fit_temperature
 from slicewise.model.engine import Calibration, Probabilities
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.training import validate as room
 from slicewise.training.phases import plan_phases
 from slicewise.training.processes import open_fabric
@@ -34,7 +34,7 @@ def validated(small_store, small_config, monkeypatch):
         targets = find_targets(small_store.table, small_config.sources)
         evaluation = EvaluationConfig(**settings)
         fabric = open_fabric(small_config.training)
-        network = MultiTaskUNet(small_config.model).eval()
+        network = MultiTaskNetwork(small_config.model).eval()
         return room.validate(network, phase, fabric, small_store, targets, np.arange(4), evaluation=evaluation)
 
     return validate
@@ -117,7 +117,7 @@ def test_labels_without_outlines_do_not_move_the_operating_point(small_store, sm
         return [answer_of(value, np.zeros((256, 256), np.float32))]
 
     monkeypatch.setattr(room, "infer", answer)
-    fabric, network = open_fabric(small_config.training), MultiTaskUNet(small_config.model).eval()
+    fabric, network = open_fabric(small_config.training), MultiTaskNetwork(small_config.model).eval()
     point = room.validate(network, phase, fabric, small_store, targets, rows, evaluation=EvaluationConfig()).operating_point
     # The others' tumors all look like 0.01; to find 97 % of them too, nearly everything would have to be called.
     assert point.threshold == pytest.approx(0.5)
@@ -131,7 +131,7 @@ def test_a_scan_with_an_unknown_mask_has_no_dice_in_any_phase(small_store, small
     phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
     outputs = iter([answer_of(0.5, mask) for mask in references[[0, 2, 3] if name == "segmentation" else range(4)]])
     monkeypatch.setattr(room, "infer", lambda *args, **kwargs: [next(outputs)])
-    fabric, network = open_fabric(small_config.training), MultiTaskUNet(small_config.model).eval()
+    fabric, network = open_fabric(small_config.training), MultiTaskNetwork(small_config.model).eval()
     validation = room.validate(network, phase, fabric, small_store, targets, np.arange(4), evaluation=EvaluationConfig())
     assert validation.dice_by_patient.to_dict() == {("masked", "p1"): 1.0}
 

@@ -17,7 +17,7 @@ from slicewise.config import LoggingConfig
 from slicewise.console import Display
 from slicewise.data.dataset import find_targets
 from slicewise.errors import StoppedError, TrainingError
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.training import watch
 from slicewise.training.phases import plan_phases
 from slicewise.training.supervision import Data
@@ -57,7 +57,7 @@ def watched(small_config, data, tmp_path):
         )
         console = Console(file=io.StringIO(), width=200)
         phase = next(phase for phase in plan_phases(config) if phase.name == "joint")
-        network = MultiTaskUNet(config.model).eval()
+        network = MultiTaskNetwork(config.model).eval()
         with Watchers(tmp_path, config, data, [row(1, "segmentation")], Display(console)) as watchers:
             watchers.phase_begins(phase, 2, 5)
             for epoch in (1, 2):
@@ -80,7 +80,7 @@ def interrupted(small_config, data, tmp_path, monkeypatch):
             display = Display(Console(file=io.StringIO()))
             with suppress(StoppedError), Watchers(tmp_path, config, data, [], display) as watchers:
                 watchers.phase_begins(phase, 2, 5)
-                watchers.epoch_ends([row(number) for number in range(1, epoch + 1)], MultiTaskUNet(config.model))
+                watchers.epoch_ends([row(number) for number in range(1, epoch + 1)], MultiTaskNetwork(config.model))
                 if epoch == 1:
                     raise StoppedError("Stopped by SIGINT.")
         return tmp_path
@@ -169,7 +169,7 @@ def test_what_a_logger_refuses_is_a_sentence(small_config, data, tmp_path, monke
     def watch_one():
         with Watchers(tmp_path, config, data, [], Display(Console(file=io.StringIO())), accept) as watchers:
             watchers.phase_begins(plan_phases(config)[2], 1, 1)
-            watchers.epoch_ends([row(1)], MultiTaskUNet(config.model))
+            watchers.epoch_ends([row(1)], MultiTaskNetwork(config.model))
 
     with pytest.raises(TrainingError, match=r"refused: the server is away\. Mend"):
         watch_one()
@@ -180,7 +180,7 @@ def test_all_but_the_first_process_watch_nothing(small_config, data, tmp_path):
     with Watchers(tmp_path, small_config, data, [], None) as watchers:
         watchers.phase_begins(plan_phases(small_config)[2], 1, 1)
         watchers.step_ends([1.0, 1.0, 1.0])
-        watchers.epoch_ends([row(1)], MultiTaskUNet(small_config.model).eval())
+        watchers.epoch_ends([row(1)], MultiTaskNetwork(small_config.model).eval())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ import torch
 from slicewise.config import Config, EvaluationConfig
 from slicewise.data.dataset import Epoch, draw_epoch, find_targets
 from slicewise.data.store import SliceStore, checksum_of
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.training.loop import train_phase
 from slicewise.training.losses import Objective
 from slicewise.training.phases import plan_phases
@@ -72,7 +72,7 @@ def train(config, store, states, stop_after=None):
     data = Data(store, find_targets(store.table, config.sources), rows[rows % 3 > 0], rows[rows % 3 == 0])
     fabric = open_fabric(config.training)
     torch.manual_seed(0)
-    network, twin = MultiTaskUNet(config.model), MultiTaskUNet(config.model)
+    network, twin = MultiTaskNetwork(config.model), MultiTaskNetwork(config.model)
     phase = next(phase for phase in plan_phases(config) if phase.name == "joint")
     recorder = Recorder(stop_after)
     seen = samples(fabric, config, data)

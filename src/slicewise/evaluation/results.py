@@ -223,7 +223,7 @@ def _share(errors: NDArray[np.float64], confidence: float) -> dict[str, Any]:
 
 
 def _explanations(test: pd.DataFrame, resampling: Resampling) -> dict[str, Any] | None:
-    """Scores of Grad-CAM, of a map of the brain's center and of a network with random weights; None where none were made."""
+    """Scores of Grad-CAM, of a map of the brain's center and of shuffled weights; None where none were made."""
     scored = test[test["cam_pointing"].notna()]
     if scored.empty:
         return None

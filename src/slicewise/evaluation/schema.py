@@ -206,7 +206,7 @@ class Agreement(_Part):
 
 
 class Explanations(_Part):
-    """Scores of heat maps: Grad-CAM's, the brain center's, those of random weights, and Grad-CAM's less the center's."""
+    """Scores of heat maps: Grad-CAM's, the brain center's, those of shuffled weights, and Grad-CAM's less the center's."""
 
     n_slices: int
     n_patients: int

@@ -27,7 +27,7 @@ from slicewise.data.store import SliceStore
 from slicewise.errors import CheckpointError
 from slicewise.explanation.gradcam import explain
 from slicewise.inference.predictor import Predictor
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.records import MaskState
 
 __all__ = [
@@ -115,7 +115,7 @@ def center_heat(pixels: NDArray[np.float16]) -> NDArray[np.float32]:
     return (heat / heat.max()).astype(np.float32)
 
 
-def randomized(network: MultiTaskUNet, seed: int) -> MultiTaskUNet:
+def randomized(network: MultiTaskNetwork, seed: int) -> MultiTaskNetwork:
     """A copy that has learned nothing: in every tensor of weights, the weights change places.
 
     Fresh initial weights would not do. A predictor's network has its BatchNorm folded into the convolutions, and without

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from slicewise.model.network import POOLED_LEVELS, MultiTaskUNet
+from slicewise.model.network import POOLED_LEVELS, MultiTaskNetwork
 
 __all__ = ["explain"]
 
 
-def explain(network: MultiTaskUNet, pixels: NDArray[np.float16]) -> NDArray[np.float32]:
+def explain(network: MultiTaskNetwork, pixels: NDArray[np.float16]) -> NDArray[np.float32]:
     """Where evidence for "tumor" came from.
 
     The heat is the classification head's alone and is never masked by what the decoder found.

@@ -1,4 +1,4 @@
-"""One slice as a row of pictures: as it is, outlined, and under its heat map. Used by the gallery and the report."""
+"""One slice as a row of pictures, for gallery and `predict --explain`: as it is, outlined, and under its heat map."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from slicewise.inference.cpu_engine import EXPORT, FOLDER, GRAPH, CpuEngine
 from slicewise.model.checkpoint import load_checkpoint
 from slicewise.model.description import find_checkpoint
 from slicewise.model.engine import infer
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 
 __all__ = ["DICE_FLOOR", "PROBABILITY_TOLERANCE", "Parity", "compare_engines", "export"]
@@ -44,7 +44,7 @@ class Parity(NamedTuple):
 class _Graph(nn.Module):
     """Slice to the head's logit, the mask's largest one, and one probability a pixel."""
 
-    def __init__(self, network: MultiTaskUNet) -> None:
+    def __init__(self, network: MultiTaskNetwork) -> None:
         super().__init__()
         self.network = network
 

@@ -26,7 +26,7 @@ from slicewise.records import Prediction, Scan
 from slicewise.sources.scans import scan_of_array
 
 if TYPE_CHECKING:
-    from slicewise.model.network import MultiTaskUNet
+    from slicewise.model.network import MultiTaskNetwork
 
 __all__ = ["EngineName", "Predictor"]
 
@@ -52,7 +52,7 @@ class Predictor:
         self.engine = engine
         self.description = description
         self._folder = folder
-        self._network: MultiTaskUNet | None = None
+        self._network: MultiTaskNetwork | None = None
         self._decoder: Decoder | None = None
         # It looks while the network runs, which leaves a core idle between its layers.
         self._gatekeeper = ThreadPoolExecutor(1, "gatekeeper")
@@ -66,7 +66,7 @@ class Predictor:
         Args:
             path: Of either.
             engine: ``cpu`` runs what `slicewise export` wrote, without torch; ``torch`` runs the weights; ``auto`` the first
-                where it is there, else the second.
+                where it is there and the device is the CPU, else the second.
             device: Of torch, such as ``cuda``.
             threads: Of the CPU engine; None: all cores.
 
@@ -83,7 +83,7 @@ class Predictor:
         return cls(TorchEngine(load_checkpoint(folder)[0].to(device)), description, folder)
 
     @property
-    def network(self) -> MultiTaskUNet:
+    def network(self) -> MultiTaskNetwork:
         """The network in torch, folded: what explanations and uncertainty look into. Loaded when first asked for."""
         if self._network is None:
             from slicewise.model.torch_engine import TorchEngine
@@ -117,7 +117,7 @@ class Predictor:
             scan: A file, zip or folder of DICOM files with one scan in it, which is decoded in a child process; a scan as a
                 reader returns it; or an array: ``(H, W)``, or ``(D, H, W)`` for slices of one volume; finite.
             spacing_mm: Of an array: distance between rows and columns, where known.
-            tta: Average the probabilities over the views of `slicewise.inference.uncertainty`; six times the work.
+            tta: Average the probabilities over the views of `slicewise.inference.views`; six times the work.
             uncertainty: Also say how much the answer moves with the views and with parts of the head left out; needs torch.
             segment: Find the mask; without, only the probability is wanted.
             smallest_mm3: Parts of the mask below this volume are left out; needs a volume with spacing.
@@ -222,14 +222,11 @@ class Predictor:
         """
         from slicewise.inference.uncertainty import estimate_uncertainty
 
-        classifies = "classification" in self.description.tasks
         estimate = estimate_uncertainty(
             self.network,
             pixels,
-            segment=not classifies,  # the answer alone is asked for, which then does not need the decoder
-            classify=classifies,
+            classify="classification" in self.description.tasks,
             calibration=self.description.calibration,
-            mask_threshold=self.description.mask_threshold,
         )
         return estimate.standard_deviation
 

@@ -39,7 +39,7 @@ class Result:
     model_id: str
     """First 12 hexadecimal digits of the SHA-256 of the weights."""
     engine: str
-    """What ran the network, such as ``onnx`` or ``torch``."""
+    """What ran the network, ``openvino`` or ``torch``."""
     uncertainties: NDArray[np.float64] | None = None
     """``(D,)``: standard deviation of the probability over views and dropout draws, in [0, 0.5]; None: not asked for."""
     concerns: tuple[Concern, ...] = ()

@@ -10,7 +10,6 @@ then a property of the slice and the model, the same on every call, and a slice 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from slicewise.errors import CheckpointError
 from slicewise.inference.views import VIEWS, View
 from slicewise.model.engine import Calibration, Pixels
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 
 __all__ = ["Uncertainty", "check_variance", "estimate_uncertainty"]
 
@@ -38,20 +37,15 @@ class Uncertainty(NamedTuple):
     """The mean, in [0, 1]."""
     standard_deviation: float
     """Of the probabilities, in [0, 0.5]: the uncertainty of the answer."""
-    mask_disagreement: float
-    """1 minus the mean Dice of each view's mask and the mask of their mean probabilities, in [0, 1]; 0 where all are empty,
-    NaN for a model that does not segment."""
 
 
 @torch.inference_mode()
 def estimate_uncertainty(
-    network: MultiTaskUNet,
+    network: MultiTaskNetwork,
     pixels: Pixels,
     *,
-    segment: bool,
     classify: bool,
     calibration: Calibration = Calibration(),
-    mask_threshold: float = 0.5,
     draws: int = 8,
     views: Sequence[View] = VIEWS,
 ) -> Uncertainty:
@@ -62,39 +56,29 @@ def estimate_uncertainty(
     Args:
         network: In evaluation mode, and left in it.
         pixels: ``(256, 256)``, as `slicewise.data.preprocess.preprocess` returns it.
-        segment: How much the masks differ is wanted, of a model that was trained to segment.
         classify: The classification head was trained; where it was not, the probability of a view is that of its most
             probable pixel, as in `slicewise.model.engine.infer`, and there is no dropout.
         calibration: How a probability follows from the heads' logits.
-        mask_threshold: Pixel probability from which a pixel is in a mask.
         draws: How many thinned heads, at least 1.
         views: How the slice is seen.
 
     Returns:
-        The same for the same slice on every call; torch's global generator is neither read nor moved. All NaN where nothing
-        was trained.
+        The same for the same slice on every call; torch's global generator is neither read nor moved.
     """
     device = next(network.parameters()).device
-    share = calibration.decoder_share if classify else float(segment)
-    pooled, masks = [], []
+    share = calibration.decoder_share if classify else 1.0
+    pooled, peaks = [], []
     for view in views:  # one at a time, as `infer` does; a batch is no faster on a CPU
         image = torch.from_numpy(view.apply(pixels).astype(np.float32))[None, None].to(device)
         maps = network.encoder(image)
         if classify:
             pooled.append(network.classifier.pool(maps))
-        if segment or share:
-            masks.append(network.decoder(maps)[0].float())
-    if not (pooled or masks):
-        return Uncertainty(math.nan, math.nan, math.nan)
-    logits = _thinned_logits(network.classifier.layers, torch.cat(pooled), draws) if pooled else torch.zeros(())
-    if share:
-        logits = (1 - share) * logits.double() + share * torch.stack([mask.amax() for mask in masks]).double()
-    probabilities = torch.sigmoid((logits.double() - calibration.center) / calibration.temperature)
-    return Uncertainty(
-        probability=float(probabilities.mean()),
-        standard_deviation=float(probabilities.std(correction=0)),
-        mask_disagreement=_disagreement(masks, views, mask_threshold) if segment else math.nan,
-    )
+        if share:
+            peaks.append(network.decoder(maps)[0].amax())
+    heads = _thinned_logits(network.classifier.layers, torch.cat(pooled), draws) if pooled else torch.zeros(())
+    logits = (1 - share) * heads.double() + (share * torch.stack(peaks).double() if peaks else 0)
+    probabilities = torch.sigmoid((logits - calibration.center) / calibration.temperature)
+    return Uncertainty(float(probabilities.mean()), float(probabilities.std(correction=0)))
 
 
 def check_variance(values: Sequence[float] | NDArray[np.float64]) -> None:
@@ -136,12 +120,3 @@ def _thinned_logits(layers: nn.Sequential, pooled: Tensor, draws: int) -> Tensor
         else:
             features = layer(features)
     return features.squeeze(-1)
-
-
-def _disagreement(logits: Sequence[Tensor], views: Sequence[View], threshold: float) -> float:
-    maps = np.stack([view.undo(torch.sigmoid(one)[0, 0].cpu().numpy()) for view, one in zip(views, logits, strict=True)])
-    masks, consensus = maps >= threshold, maps.mean(axis=0) >= threshold
-    sizes = np.count_nonzero(masks, axis=(1, 2)) + np.count_nonzero(consensus)
-    shared = 2 * np.count_nonzero(masks & consensus, axis=(1, 2))
-    dices = np.where(sizes > 0, shared / np.maximum(sizes, 1), 1.0)
-    return float(1 - dices.mean())

@@ -22,12 +22,12 @@ from slicewise.model.description import (
     read_description,
     read_weights,
 )
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 
 __all__ = ["load_checkpoint", "round_to_half", "save_checkpoint"]
 
 
-def save_checkpoint(folder: Path, network: MultiTaskUNet, **facts: Any) -> Description:
+def save_checkpoint(folder: Path, network: MultiTaskNetwork, **facts: Any) -> Description:
     """Write a checkpoint; the description lands last, so that a crash leaves the old pair, the new one, or a refusal.
 
     Args:
@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path, network: MultiTaskUNet, **facts: Any) -> Descr
     return description
 
 
-def round_to_half(network: MultiTaskUNet) -> MultiTaskUNet:
+def round_to_half(network: MultiTaskNetwork) -> MultiTaskNetwork:
     """Round the kernels to values of half precision, in place, so that a checkpoint takes half the space.
 
     Vectors keep theirs: the running variances of BatchNorm may be too small for half precision.
@@ -54,7 +54,7 @@ def round_to_half(network: MultiTaskUNet) -> MultiTaskUNet:
     return network
 
 
-def load_checkpoint(folder: Path) -> tuple[MultiTaskUNet, Description]:
+def load_checkpoint(folder: Path) -> tuple[MultiTaskNetwork, Description]:
     """Rebuild a model, in evaluation mode, on the CPU.
 
     Args:
@@ -65,7 +65,7 @@ def load_checkpoint(folder: Path) -> tuple[MultiTaskUNet, Description]:
     """
     folder = find_checkpoint(folder)
     description = read_description(folder)
-    network = MultiTaskUNet(description.architecture)
+    network = MultiTaskNetwork(description.architecture)
     try:
         network.load_state_dict(load(read_weights(folder, description)))
     except RuntimeError as error:

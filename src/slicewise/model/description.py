@@ -92,7 +92,7 @@ class Description(BaseModel):
     history: list[dict[str, Any]]
     """One row an epoch."""
     provenance: dict[str, Any]
-    """Seed, versions, duration, and which checkpoint the training started from."""
+    """Seed, versions, duration, and which checkpoints the training started from and was taught by."""
     domain: Domain | None = None
     """What the training slices look like, for the gatekeeper; None of a checkpoint that was trained before this was kept, or
     on too few slices."""

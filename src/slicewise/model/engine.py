@@ -77,7 +77,7 @@ class Probabilities(NamedTuple):
     raw_tumor: float
     """The same before it is calibrated."""
     mask: NDArray[np.float32] | None
-    """``(256, 256)``, per pixel, in [0, 1]; None where it was not asked for."""
+    """``(256, 256)``, per pixel, in [0, 1]; None where it was not asked for, or is not kept."""
     head: float = math.nan
     """Logit of the classification head."""
     peak: float = math.nan

@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from slicewise.config import ModelConfig
 
-__all__ = ["PARTS", "POOLED_LEVELS", "Logits", "MultiTaskUNet", "average"]
+__all__ = ["PARTS", "POOLED_LEVELS", "Logits", "MultiTaskNetwork", "average"]
 
 PARTS = ("encoder", "decoder", "classifier")
 """The parts that a phase of training can freeze."""
@@ -126,7 +126,7 @@ class Classifier(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-class MultiTaskUNet(nn.Module):
+class MultiTaskNetwork(nn.Module):
     """Is there a tumor, and where: about 2.2 M parameters at the default widths and depths.
 
     Args:
@@ -151,7 +151,7 @@ class MultiTaskUNet(nn.Module):
         mask, coarse = self.decoder(maps) if segment else (None, ())
         return Logits(mask=mask, tumor=self.classifier(maps) if classify else None, coarse_masks=coarse)
 
-    def folded(self) -> MultiTaskUNet:
+    def folded(self) -> MultiTaskNetwork:
         """A copy for inference, equal but for rounding: every BatchNorm becomes part of the convolution before it."""
         copy = deepcopy(self).eval()
         for block in copy.modules():
@@ -171,7 +171,7 @@ class MultiTaskUNet(nn.Module):
             yield from self.get_submodule(part).parameters()
 
 
-def average(networks: Sequence[MultiTaskUNet]) -> MultiTaskUNet:
+def average(networks: Sequence[MultiTaskNetwork]) -> MultiTaskNetwork:
     """A network whose weights and statistics are the mean of those of others that were trained from common weights.
 
     Its statistics are right to first order only: train it a little, or let it see slices in training mode. Wortsman et al.

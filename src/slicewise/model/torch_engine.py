@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from slicewise.model.engine import Outputs
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 
 __all__ = ["TorchEngine"]
 
@@ -23,7 +23,7 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, network: MultiTaskUNet) -> None:
+    def __init__(self, network: MultiTaskNetwork) -> None:
         self.network = network.folded()
         self._device = next(network.parameters()).device
         self.batch = 1 if self._device.type == "cpu" else _GPU_BATCH

@@ -39,7 +39,8 @@ def predict_slice(predictor: Predictor, scan: Scan, task: SliceTask, timings_s: 
         ImportError: Explanation or uncertainty is asked for, and there is no torch.
     """
     result = predictor.predict(scan, uncertainty=task.uncertainty, segment=task.segment != "never")
-    if task.segment == "always" and result.segmented and not result.is_tumor.any():
+    decision = result.decision
+    if task.segment == "always" and result.segmented and not result.masks.any():
         result = _with_decoded_mask(predictor, result)
     explanation = _explanation(predictor, result) if task.explain else None
     timings_s = timings_s | {name: value for name, value in result.timings_s.items() if name != "total"}
@@ -51,7 +52,7 @@ def predict_slice(predictor: Predictor, scan: Scan, task: SliceTask, timings_s: 
             probability=result.probability,
             raw_probability=result.raw_probability,
             threshold=result.threshold,
-            decision=result.decision,
+            decision=decision,
             uncertainty=result.uncertainty,
             shape=(height, width),
             spacing_mm=scan.spacing_mm,
@@ -93,7 +94,7 @@ def gray_of(image: NDArray[np.float32], window: tuple[float, float]) -> NDArray[
 
 
 def _with_decoded_mask(predictor: Predictor, result: Result) -> Result:
-    """The mask that the decoder would have found, though the answer is "no tumor"; the decision stays."""
+    """What the decoder found, though there is too little evidence to show it; the decision stays."""
     pixels, geometry = preprocess(result.scan.slices[0])
     (output,) = predictor.infer(pixels[None], mask_from=0.0)
     if output.mask is None:

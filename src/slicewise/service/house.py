@@ -31,7 +31,8 @@ class House:
     """Made before the web framework is loaded: the workers start meanwhile.
 
     Three pools, so that nothing slow stands in the way of a slice: single slices; slices whose answer needs torch, which the
-    first pool never loads; studies, which give way to both. The last two start when they are first needed.
+    first pool does not load for an exported model; studies, which give way to both. The last two start when they are first
+    needed.
 
     Args:
         settings: Of the service.

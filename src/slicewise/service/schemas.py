@@ -126,11 +126,11 @@ class SliceOptions(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     explain: bool = False
-    """Also answer Grad-CAM: what spoke for tumor. Needs torch on the server."""
+    """Also answer Grad-CAM: what spoke for tumor to the classification head. Needs torch on the server."""
     uncertainty: bool = False
     """Also say how much the answer moves. Needs torch on the server."""
     segment: SegmentChoice = "auto"
-    """auto: the mask where the answer is tumor. always: also elsewhere. never: the probability alone."""
+    """auto: the mask where there is evidence enough for one. always: also elsewhere. never: the probability alone."""
     mask: Literal["png", "rle", "none"] = "png"
     """How the mask is sent."""
     picture: bool = False
@@ -176,7 +176,8 @@ class Prediction(BaseModel):
     plane: str
     """``axial``, ``coronal``, ``sagittal`` or ``unknown``."""
     mask: Mask | None
-    """Empty where the answer is "no tumor", but with ``segment=always``; null where none was looked for or wanted."""
+    """Empty where the answer is "no tumor" or a tumor is not localized, but with ``segment=always``; null where none was
+    looked for or wanted."""
     mask_px: int | None
     """Pixels in the mask; null where none was looked for."""
     area_mm2: float | None
@@ -226,7 +227,7 @@ class StudyStatus(BaseModel):
     done: int
     """Slices predicted so far."""
     total: int | None
-    """Slices of the scan that is being predicted; null until it is decoded."""
+    """Slices of all its scans; null until they are decoded."""
     problem: dict[str, Any] | None
     """Why it failed or was lost: a problem (RFC 9457)."""
 
@@ -368,7 +369,7 @@ class ModelCard(BaseModel):
     history: list[dict[str, Any]]
     """One row an epoch: the course of the training."""
     provenance: dict[str, Any]
-    """Seed, versions, duration."""
+    """Seed, versions, duration, and which checkpoints the training started from and was taught by."""
     planes: list[str]
     """Planes of the slices that it was trained on; empty where the checkpoint does not say."""
     card: str | None

@@ -20,7 +20,7 @@ from slicewise.config import Config
 from slicewise.data.dataset import Epoch, count_steps, draw_epoch
 from slicewise.data.store import checksum_of
 from slicewise.errors import StoppedError, TrainingError
-from slicewise.model.network import PARTS, MultiTaskUNet
+from slicewise.model.network import PARTS, MultiTaskNetwork
 from slicewise.training.gate import Gate, Verdict
 from slicewise.training.interruption import StopRequest
 from slicewise.training.losses import Objective
@@ -60,12 +60,12 @@ class Watcher(Protocol):
     def step_ends(self, losses: Sequence[float]) -> None:
         """A batch has been learned: total, segmentation and classification loss."""
 
-    def epoch_ends(self, history: Sequence[dict[str, Any]], network: MultiTaskUNet) -> None:
+    def epoch_ends(self, history: Sequence[dict[str, Any]], network: MultiTaskNetwork) -> None:
         """``history`` has a row for each of the phase's epochs so far; the network is the averaged one."""
 
 
 def train_phase(
-    network: MultiTaskUNet,
+    network: MultiTaskNetwork,
     phase: Phase,
     config: Config,
     data: Data,
@@ -74,7 +74,7 @@ def train_phase(
     watcher: Watcher,
     *,
     gate: Gate | None = None,
-    teacher: MultiTaskUNet | None = None,
+    teacher: MultiTaskNetwork | None = None,
     stop: StopRequest | None = None,
 ) -> Outcome:
     """Train what the phase trains, keep the epoch that validates best.
@@ -133,7 +133,7 @@ def train_phase(
 
     def check(rows: Any) -> Validation:
         return validate(
-            cast(MultiTaskUNet, average.module),
+            cast(MultiTaskNetwork, average.module),
             phase,
             fabric,
             data.store,
@@ -204,7 +204,7 @@ def train_phase(
         progress.step, progress.trained_s = 0, 0.0
         learner.sums.zero_()
         save()
-        watcher.epoch_ends(progress.timed_history(), cast(MultiTaskUNet, average.module))
+        watcher.epoch_ends(progress.timed_history(), cast(MultiTaskNetwork, average.module))
         stop_if_asked()
 
     kept = {"history": progress.history, "best": progress.best_weights}
@@ -263,7 +263,7 @@ class _Progress:
         return [row | timing for row, timing in zip(self.history, self.timings, strict=True)]
 
 
-def _settings_of(config: Config, phase: Phase, data: Data, network: MultiTaskUNet) -> dict[str, Any]:
+def _settings_of(config: Config, phase: Phase, data: Data, network: MultiTaskNetwork) -> dict[str, Any]:
     """Everything that the kept weights follow from, as plain values; the network is as it starts."""
     sections: dict[str, dict[str, Any]] = {
         "training": config.training.model_dump(mode="json", exclude={"save_interval_s", "single_task", "loaders"}),
@@ -293,7 +293,7 @@ def _low(verdict: dict[str, Any] | None) -> float:
     return -math.inf if verdict is None or verdict["low"] is None else float(verdict["low"])
 
 
-def _parameter_groups(network: MultiTaskUNet, objective: Objective, phase: Phase) -> list[dict[str, Any]]:
+def _parameter_groups(network: MultiTaskNetwork, objective: Objective, phase: Phase) -> list[dict[str, Any]]:
     groups = [
         {"params": list(network.part_parameters((part,))), "lr": rate, "name": part}
         for part, rate in phase.trained_parts.items()
@@ -307,7 +307,7 @@ def _seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def _train_mode(network: MultiTaskUNet, phase: Phase, *, freeze_statistics: bool) -> None:
+def _train_mode(network: MultiTaskNetwork, phase: Phase, *, freeze_statistics: bool) -> None:
     """Frozen parts stay in evaluation mode: neither their weights nor their BatchNorm statistics move."""
     for part in PARTS:
         network.get_submodule(part).train(part in phase.trained_parts or not freeze_statistics)

@@ -13,7 +13,7 @@ from slicewise.config import Config
 from slicewise.data.dataset import Epoch, count_steps
 from slicewise.model.checkpoint import load_checkpoint
 from slicewise.model.engine import infer
-from slicewise.model.network import PARTS, MultiTaskUNet
+from slicewise.model.network import PARTS, MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.training.losses import Objective
 from slicewise.training.phases import Phase
@@ -47,7 +47,7 @@ def describe_plan(config: Config, data: Data, phases: Sequence[Phase]) -> str:
     for phase in phases:
         check_supervision(phase, data)
         rows, val_rows = (supervised_rows(side, data.targets, phase) for side in (data.train_rows, data.val_rows))
-        network = MultiTaskUNet(config.model)
+        network = MultiTaskNetwork(config.model)
         trained = tuple(phase.trained_parts)
         steps = count_steps(config.training.epoch_slices or len(rows), config.training)
         step_s, validation_s = _step_duration_s(network, phase, config, data), _validation_duration_s(network, phase, data)
@@ -74,7 +74,7 @@ def describe_plan(config: Config, data: Data, phases: Sequence[Phase]) -> str:
     return "\n".join([*paragraphs, f"In all about {_words(total_s)}; early stopping (training.patience) may shorten it."])
 
 
-def _step_duration_s(network: MultiTaskUNet, phase: Phase, config: Config, data: Data) -> float:
+def _step_duration_s(network: MultiTaskNetwork, phase: Phase, config: Config, data: Data) -> float:
     several = config.training.devices * config.training.nodes
     alone = {"devices": 1, "nodes": 1, "batch_size": config.training.batch_size // several, "compile": False}
     settings = config.training.model_copy(update=alone)
@@ -85,7 +85,7 @@ def _step_duration_s(network: MultiTaskUNet, phase: Phase, config: Config, data:
     optimizer = AdamW(list(network.part_parameters(tuple(phase.trained_parts))), lr=0.0)
     # The segmentation phase may lie ahead; weights of its architecture take as long.
     given = settings.teacher and load_checkpoint(settings.teacher)[0]
-    teacher = (given or MultiTaskUNet(config.model)) if phase.config.distillation_weight else None
+    teacher = (given or MultiTaskNetwork(config.model)) if phase.config.distillation_weight else None
     learner = Learner(fabric, network, optimizer, Objective(phase.config, settings), phase, settings, teacher)
     rows = supervised_rows(data.train_rows, data.targets, phase)[: settings.batch_size * _TIMED_STEPS]
     durations_s = []
@@ -98,7 +98,7 @@ def _step_duration_s(network: MultiTaskUNet, phase: Phase, config: Config, data:
     return median(durations_s[_UNCOUNTED:] or durations_s)
 
 
-def _validation_duration_s(network: MultiTaskUNet, phase: Phase, data: Data) -> float:
+def _validation_duration_s(network: MultiTaskNetwork, phase: Phase, data: Data) -> float:
     engine = TorchEngine(network)
     rows = supervised_rows(data.val_rows, data.targets, phase)
     durations_s = []

@@ -18,7 +18,7 @@ from slicewise.config import TrainingConfig
 from slicewise.data.dataset import Batch, Epoch
 from slicewise.data.loading import load_ahead
 from slicewise.errors import TrainingError
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.training.losses import Losses, Objective
 from slicewise.training.phases import Phase
 from slicewise.training.processes import gather_step
@@ -44,12 +44,12 @@ class Learner:
     def __init__(
         self,
         fabric: Fabric,
-        network: MultiTaskUNet,
+        network: MultiTaskNetwork,
         optimizer: Optimizer,
         objective: Objective,
         phase: Phase,
         settings: TrainingConfig,
-        teacher: MultiTaskUNet | None = None,
+        teacher: MultiTaskNetwork | None = None,
     ) -> None:
         self._fabric, self._phase, self._objective, self._bare = fabric, phase, objective, network
         self._clip_norm, self._loaders = settings.gradient_clip_norm, settings.loaders
@@ -137,7 +137,7 @@ class Learner:
             start += parameter.numel()
 
 
-def gradient_cosine(fabric: Fabric, network: MultiTaskUNet, objective: Objective, batch: Batch) -> float | None:
+def gradient_cosine(fabric: Fabric, network: MultiTaskNetwork, objective: Objective, batch: Batch) -> float | None:
     """Cosine between the gradients of the two tasks with respect to the encoder: below 0 they pull against each other.
 
     Measured in evaluation mode, without dropout, so that it changes neither statistics nor random numbers.
@@ -178,7 +178,7 @@ def _flatten(gradients: tuple[Tensor | None, ...], parameters: list[torch.nn.Par
     )
 
 
-def _compiled(network: MultiTaskUNet, fabric: Fabric) -> Any:
+def _compiled(network: MultiTaskNetwork, fabric: Fabric) -> Any:
     if fabric.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         raise TrainingError(
             "Expected a C++ compiler for training.compile=true, found neither g++ nor clang++. Install one, or set "

@@ -22,7 +22,7 @@ from slicewise.data.store import SliceStore
 from slicewise.errors import CheckpointError, ConfigError, TrainingError
 from slicewise.model.checkpoint import load_checkpoint, round_to_half, save_checkpoint
 from slicewise.model.description import Description
-from slicewise.model.network import MultiTaskUNet, average
+from slicewise.model.network import MultiTaskNetwork, average
 from slicewise.training.gate import Gate, Verdict
 from slicewise.training.interruption import StopRequest, listen_for_stop
 from slicewise.training.loop import Outcome, train_phase
@@ -129,7 +129,7 @@ def train_run(
 class _Kept(NamedTuple):
     """What becomes a phase's checkpoint."""
 
-    network: MultiTaskUNet
+    network: MultiTaskNetwork
     validation: Validation
     resort: Verdict | None
     """The gate's on the last resort, where that is kept."""
@@ -247,14 +247,14 @@ class _Trainer:
         validation = self._validate(self._load(reference.name)[0].to(self.fabric.device), reference)
         return Gate(validation.dice_by_patient, self.config.gate, self.config.seed)
 
-    def _teacher(self) -> tuple[MultiTaskUNet, str]:
+    def _teacher(self) -> tuple[MultiTaskNetwork, str]:
         """Whose masks are distilled, and its SHA-256."""
         if self.config.training.teacher is None:
             return self._load("segmentation")
         network, description = load_checkpoint(self.config.training.teacher)
         return network, description.weights_sha256
 
-    def _validate(self, network: MultiTaskUNet, phase: Phase) -> Validation:
+    def _validate(self, network: MultiTaskNetwork, phase: Phase) -> Validation:
         return validate(
             network,
             phase,
@@ -265,7 +265,7 @@ class _Trainer:
             evaluation=self.config.evaluation,
         )
 
-    def _start(self, phase: Phase, init_from: Sequence[Path]) -> tuple[MultiTaskUNet, str | None]:
+    def _start(self, phase: Phase, init_from: Sequence[Path]) -> tuple[MultiTaskNetwork, str | None]:
         """What the phase starts from, and its SHA-256: given weights, an earlier phase's, or random ones of the seed."""
         if init_from:
             networks, origins = zip(*map(self._of_this_architecture, init_from), strict=True)
@@ -274,15 +274,15 @@ class _Trainer:
             return self._load(phase.starts_from)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            return MultiTaskUNet(self.config.model), None
+            return MultiTaskNetwork(self.config.model), None
 
-    def _load(self, phase: str) -> tuple[MultiTaskUNet, str]:
+    def _load(self, phase: str) -> tuple[MultiTaskNetwork, str]:
         folder = self.folder / "phases" / phase
         if not (folder / "model.json").is_file():
             raise TrainingError(f"Expected the checkpoint of phase {phase} in {folder}, found none. Train that phase first.")
         return self._of_this_architecture(folder)
 
-    def _of_this_architecture(self, path: Path) -> tuple[MultiTaskUNet, str]:
+    def _of_this_architecture(self, path: Path) -> tuple[MultiTaskNetwork, str]:
         network, description = load_checkpoint(path)
         if description.architecture != self.config.model:
             raise CheckpointError(

@@ -19,7 +19,7 @@ from slicewise.evaluation.calibration import fit_calibration, fit_temperature
 from slicewise.evaluation.cases import make_cases, pixel_counts
 from slicewise.evaluation.metrics import Figure, choose_mask_from, choose_threshold, dice, dice_by_patient, measure
 from slicewise.model.engine import Calibration, infer
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.training.phases import Phase
 from slicewise.training.processes import gather_items, share_of
@@ -57,7 +57,7 @@ class Validation:
 
 
 def validate(
-    network: MultiTaskUNet,
+    network: MultiTaskNetwork,
     phase: Phase,
     fabric: Fabric,
     store: SliceStore,

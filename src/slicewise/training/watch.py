@@ -18,7 +18,7 @@ from slicewise.console import Display
 from slicewise.errors import TrainingError
 from slicewise.files import write_atomically
 from slicewise.model.engine import infer
-from slicewise.model.network import MultiTaskUNet
+from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.training.phases import Phase
 from slicewise.training.supervision import Data, supervised_rows
@@ -100,7 +100,7 @@ class Watchers:
         if self._display is not None:
             self._display.step_ends(losses)
 
-    def epoch_ends(self, history: Sequence[dict[str, Any]], network: MultiTaskUNet) -> None:
+    def epoch_ends(self, history: Sequence[dict[str, Any]], network: MultiTaskNetwork) -> None:
         """Leave a row, the curves, and now and then a sheet of examples."""
         if self._display is None:
             return
@@ -175,7 +175,7 @@ def _open_logger(folder: Path, config: Config, phase: Phase) -> _Logger | None:
     return logger
 
 
-def _draw_sheet(network: MultiTaskUNet, phase: Phase, data: Data, config: Config) -> bytes:
+def _draw_sheet(network: MultiTaskNetwork, phase: Phase, data: Data, config: Config) -> bytes:
     rows = _examples(data, phase, config.logging)
     outcomes = infer(TorchEngine(network), data.store.images[rows], segment=True, classify=phase.classifies)
     return draw_examples(

@@ -75,7 +75,10 @@ def draw_explanation(picture: NDArray[np.uint8], answer: Prediction, spacing_mm:
     assert answer.explanation is not None
     heat = draw_heat(picture, read_png(answer.explanation), spacing_mm)
     st.image(heat, width="stretch", alt="The slice under the heat map of what spoke for tumor")
-    st.caption("Bright: spoke for tumor. Scaled to its own maximum, whatever the probability; it is no outline.")
+    st.caption(
+        "Bright: spoke for tumor to the classification head. Scaled to its own maximum, whatever the probability; it is no "
+        "outline."
+    )
 
 
 def mask_of(prediction: Prediction) -> NDArray[np.bool_]:
