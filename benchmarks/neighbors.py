@@ -1,4 +1,4 @@
-"""How many of the packaged model's BRISC slices on one side have a patient who is also on its training side.
+"""How many of the packaged model's BRISC patients on one side are also on its training side.
 
 python benchmarks/neighbors.py --data FOLDER
 

@@ -185,6 +185,8 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(run, finished_run):
     assert sorted(run.rglob("*")) == before
     only = slicewise("train", run, "--phase", "segmentation", "--dry-run")
     assert "joint" not in only.stdout
+    own = slicewise("train", run, "--phase", "joint", distilled[0], "--dry-run")
+    assert "teacher      segmentation\n" in own.stdout
 
 
 def test_one_phase_is_trained_from_given_weights_with_other_settings(run, finished_run):

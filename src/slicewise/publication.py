@@ -78,8 +78,8 @@ def publish(run: Path, out: Path, note: str = "", left_out: Path | None = None) 
         store = SliceStore(run / "store")
         rows = np.unique(np.linspace(0, len(store) - 1, _COMPARED).astype(int))
         engines = TorchEngine(network), CpuEngine(partial, published)
-        parity = compare_engines(*engines, store.images[rows], description.mask_threshold)
-        if parity.probability > PROBABILITY_TOLERANCE or parity.dice < DICE_FLOOR:
+        parity = compare_engines(*engines, store.images[rows], description)
+        if not (parity.probability <= PROBABILITY_TOLERANCE and parity.dice >= DICE_FLOOR):
             raise CheckpointError(
                 f"Expected the CPU engine to answer as the weights of {checkpoint} do on {len(rows)} slices, probabilities "
                 f"differ by up to {parity.probability:.1e} and masks agree at Dice {parity.dice:.4f}. Nothing was published."

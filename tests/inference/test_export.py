@@ -50,6 +50,7 @@ def test_the_export_answers_as_its_weights_do(exported, pixels):
     cpu = infer(CpuEngine(exported, description), pixels, segment=True, classify=True)
     for ours, theirs in zip(cpu, infer(TorchEngine(network), pixels, segment=True, classify=True), strict=True):
         assert ours.tumor == pytest.approx(theirs.tumor, abs=1e-5)
+        assert ours.peak == pytest.approx(theirs.peak, abs=1e-4)
         assert np.allclose(ours.mask, theirs.mask, atol=1e-4)
 
 
@@ -61,6 +62,7 @@ def test_another_runtime_reads_the_same_answer_from_the_file(exported, pixels):
         logit, peak, mask = graph.run(None, {"image": slice_[None, None].astype(np.float32)})
         assert ours.tumor == pytest.approx(1 / (1 + np.exp(-logit[0])), abs=1e-5)
         assert np.allclose(ours.mask, mask[0, 0], atol=1e-4)
+        assert ours.peak == pytest.approx(peak[0], abs=1e-4)
         assert 1 / (1 + np.exp(-peak[0])) == pytest.approx(mask.max(), abs=1e-6)
 
 
@@ -71,7 +73,8 @@ def test_on_real_slices_the_engines_agree(exported, shared_data):
     network, description = load_checkpoint(exported)
     engine = TorchEngine(network)
     middle = float(np.median([output.mask for output in infer(engine, slices, segment=True, classify=True)]))
-    parity = compare_engines(engine, CpuEngine(exported, description), slices, middle)
+    halves = description.model_copy(update={"decoder_share": 0.5, "mask_threshold": middle})
+    parity = compare_engines(engine, CpuEngine(exported, description), slices, halves)
     assert len(slices) >= 15
     assert parity.probability <= 1e-3
     assert parity.dice >= 0.999
@@ -131,22 +134,40 @@ def test_an_export_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch):
     assert not CpuEngine.is_exported(folder)
 
 
-def test_parity_is_the_largest_difference_and_the_smallest_overlap():
+def test_an_export_of_before_is_refused_with_what_to_do(exported):
+    """Its facts are there, the graph is not."""
+    description, graph = read_description(exported), exported / "cpu" / "model.onnx"
+    graph.rename(exported / "elsewhere.onnx")
+    try:
+        with pytest.raises(CheckpointError, match="Run `slicewise export`"):
+            CpuEngine(exported, description)
+    finally:
+        (exported / "elsewhere.onnx").rename(graph)
+
+
+def test_parity_is_the_largest_difference_and_the_smallest_overlap(exported):
     class Told:
         name, batch = "told", 1
 
-        def __init__(self, logits, masks):
-            self.logits, self.masks, self.place = logits, np.float32(masks), -1
+        def __init__(self, logits, masks, peaks=(0.0, 0.0)):
+            self.logits, self.masks, self.peaks, self.place = logits, np.float32(masks), peaks, -1
 
         def run(self, pixels):
             self.place += 1
-            return Outputs(np.array([self.logits[self.place]]), np.array([0.0]), self.masks[self.place][None])
+            return Outputs(
+                np.array([self.logits[self.place]]), np.array([self.peaks[self.place]]), self.masks[self.place][None]
+            )
 
-    one = Told([0.0, 0.0], [[[1, 1, 0, 0]], [[0, 0, 0, 0]]])
+    description, pixels = read_description(exported), np.zeros((2, 1, 4), np.float16)
+    masks = [[[1, 1, 0, 0]], [[0, 0, 0, 0]]]
     other = Told([0.0, np.log(3)], [[[1, 0, 0, 0]], [[0, 0, 0, 0]]])
-    parity = compare_engines(one, other, np.zeros((2, 1, 4), np.float16), 0.5)
+    parity = compare_engines(Told([0.0, 0.0], masks), other, pixels, description)
     assert parity.probability == pytest.approx(0.25)
     assert parity.dice == pytest.approx(2 / 3)
+    joined = description.model_copy(update={"decoder_share": 0.5})
+    for peaks, difference in (((0.0, 2 * np.log(3)), 0.25), ((np.nan, 0.0), np.nan)):
+        parity = compare_engines(Told([0.0, 0.0], masks), Told([0.0, 0.0], masks, peaks), pixels, joined)
+        assert parity.probability == pytest.approx(difference, nan_ok=True)
 
 
 def test_the_facts_of_an_export_name_its_weights(exported):

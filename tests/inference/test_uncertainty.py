@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -187,6 +188,13 @@ def test_a_model_without_classification_head_answers_with_its_most_probable_pixe
     assert result.probability == pytest.approx(answer.tumor, abs=1e-6)
     assert result.standard_deviation == 0
     assert estimate(network, pixels, classify=False).standard_deviation > 0
+
+
+def test_a_head_without_a_word_may_say_anything(network):
+    decoder = Calibration(decoder_share=1.0)
+    spoiled = copy.deepcopy(network)
+    torch.nn.init.constant_(spoiled.classifier.layers[0].weight, math.nan)
+    assert estimate(spoiled, make_pixels(0), calibration=decoder) == estimate(network, make_pixels(0), calibration=decoder)
 
 
 def test_a_decoder_without_a_word_is_not_run(network, monkeypatch):

@@ -71,9 +71,13 @@ def test_the_weights_at_the_start_are_those_that_the_checkpoint_names(known, sta
     ("teacher", "said"), [("1" * 12, f"segmentation ({'1' * 12})"), ("7" * 12, "7" * 12)], ids=["of the run", "another"]
 )
 def test_a_teacher_is_named(known, teacher, said):
-    joint = model("2" * 12, ("5" * 12,)).model_copy(update={"teacher": teacher})
-    found = known({"segmentation": model("1" * 12, ()), "joint": joint}, decided(1, 0.9, 3))
-    assert found["initialization"] == f"weights {'5' * 12}; learned from the masks of {said} too"
+    models = {"segmentation": model("1" * 12, ()), "classification": model("3" * 12, ("1" * 12,))}
+    joint = {"joint": model("2" * 12, ("3" * 12,))}
+    for taught in ("classification", "joint"):
+        all_models = models | joint
+        all_models[taught] = all_models[taught].model_copy(update={"teacher": teacher})
+        told = known(all_models, decided(1, 0.9, 3))["initialization"]
+        assert told.endswith(f"random weights of seed 7; {taught} learned from the masks of {said} too")
 
 
 def test_a_refused_joint_model_has_the_weights_of_an_earlier_phase_and_is_not_its_own_start(known):

@@ -82,6 +82,20 @@ def test_masks_that_nobody_drew_become_the_teachers(small_store, small_config, s
     assert (marked > 0.9) if everything else (marked < 0.1)
 
 
+def test_a_refused_model_keeps_weights_that_had_no_teacher(small_store, small_config, sides, tmp_path):
+    """Who is taught to mark nothing is refused beside a segmentation phase that marks everything."""
+    tree = distilling(small_config, teacher=save_decided(tmp_path / "teacher", ANOTHER, -9.0)).model_dump()
+    tree["gate"] |= {"margin": 0.01}
+    config = Config.model_validate(tree)
+    save_decided(tmp_path / "phases" / "segmentation", config.model, 9.0)
+    started = save_decided(tmp_path / "phases" / "classification", config.model, 9.0)
+    train(tmp_path, config, small_store, sides, only="joint")
+    description = read_description(tmp_path / "phases" / "joint")
+    assert description.gate["kept"] == "classification"
+    assert description.provenance["starts_from"] == read_description(started).weights_sha256
+    assert description.provenance["teacher"] is None
+
+
 @pytest.mark.parametrize("at_once", [True, False], ids=["distills at once", "in a further attempt"])
 def test_a_teacher_that_is_not_there_is_refused_before_anything_is_trained(
     small_store, small_config, sides, tmp_path, at_once

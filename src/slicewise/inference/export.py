@@ -19,8 +19,8 @@ from slicewise.errors import CheckpointError, InputError
 from slicewise.files import write_atomically
 from slicewise.inference.cpu_engine import EXPORT, FOLDER, GRAPH, CpuEngine
 from slicewise.model.checkpoint import load_checkpoint
-from slicewise.model.description import find_checkpoint
-from slicewise.model.engine import infer
+from slicewise.model.description import Description, find_checkpoint
+from slicewise.model.engine import Engine, infer
 from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 
@@ -78,7 +78,7 @@ def export(path: Path) -> tuple[Path, Parity]:
     write_atomically(target / EXPORT, json.dumps(facts, indent=2))
     random = np.random.default_rng(0)
     probes = random.normal(size=(_PROBES, SIDE_PX, SIDE_PX)).astype(np.float16)
-    parity = compare_engines(engine, CpuEngine(folder, description), probes, description.mask_threshold)
+    parity = compare_engines(engine, CpuEngine(folder, description), probes, description)
     if not (parity.probability <= PROBABILITY_TOLERANCE and parity.dice >= DICE_FLOOR):
         (target / EXPORT).unlink()
         raise CheckpointError(
@@ -88,22 +88,31 @@ def export(path: Path) -> tuple[Path, Parity]:
     return target, parity
 
 
-def compare_engines(one: TorchEngine, other: CpuEngine, pixels: NDArray[np.float16], mask_threshold: float) -> Parity:
+def compare_engines(one: Engine, other: Engine, pixels: NDArray[np.float16], description: Description) -> Parity:
     """Ask two engines the same.
 
     Args:
         one: First engine.
         other: Second engine.
         pixels: ``(N, 256, 256)``, preprocessed.
-        mask_threshold: Pixel probability from which a pixel is in a mask.
+        description: Of the model: how its heads are joined, and from which probability on a pixel is in a mask.
     """
+    classify = "classification" in description.tasks
+    answers = [
+        infer(engine, pixels, segment=True, classify=classify, calibration=description.calibration)
+        for engine in (one, other)
+    ]
     differences, dices = [], []
-    for first, second in zip(*(infer(engine, pixels, segment=True, classify=True) for engine in (one, other)), strict=True):
-        differences.append(abs(first.raw_tumor - second.raw_tumor))
-        masks = [output.mask >= mask_threshold for output in (first, second) if output.mask is not None]
+    for first, second in zip(*answers, strict=True):
+        differences.append(abs(first.tumor - second.tumor))
+        masks = [output.mask >= description.mask_threshold for output in (first, second) if output.mask is not None]
         size = sum(int(mask.sum()) for mask in masks)
-        dices.append(2 * int((masks[0] & masks[1]).sum()) / size if size else 1.0)
-    return Parity(max(differences), min(dices))
+        if len(masks) < 2:  # a probability that is no number has no mask
+            dices.append(0.0)
+        else:
+            dices.append(2 * int((masks[0] & masks[1]).sum()) / size if size else 1.0)
+    # Not max and min, to which what is not a number is neither larger nor smaller.
+    return Parity(float(np.max(differences)), float(np.min(dices)))
 
 
 def _to_onnx(graph: _Graph) -> bytes:

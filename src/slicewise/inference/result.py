@@ -33,7 +33,8 @@ class Result:
     is_tumor: NDArray[np.bool_]
     """``(D,)``: the slice's probability is at least the threshold; all False where the model abstained."""
     masks: NDArray[np.bool_]
-    """``(D, H, W)``, in the view of the scan's slices; empty where ``is_tumor`` is False."""
+    """``(D, H, W)``, in the view of the scan's slices; empty where ``is_tumor`` is False, or the probability below
+    ``mask_from``."""
     threshold: float
     """The operating threshold, chosen on validation and read from the checkpoint."""
     model_id: str

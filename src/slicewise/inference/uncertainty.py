@@ -11,6 +11,7 @@ then a property of the slice and the model, the same on every call, and a slice 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -71,12 +72,16 @@ def estimate_uncertainty(
     for view in views:  # one at a time, as `infer` does; a batch is no faster on a CPU
         image = torch.from_numpy(view.apply(pixels).astype(np.float32))[None, None].to(device)
         maps = network.encoder(image)
-        if classify:
+        if share < 1:
             pooled.append(network.classifier.pool(maps))
         if share:
             peaks.append(network.decoder(maps)[0].amax())
-    heads = _thinned_logits(network.classifier.layers, torch.cat(pooled), draws) if pooled else torch.zeros(())
-    logits = (1 - share) * heads.double() + (share * torch.stack(peaks).double() if peaks else 0)
+    words = []  # what has no weight may be NaN, as in `Calibration.join`
+    if pooled:
+        words.append((1 - share) * _thinned_logits(network.classifier.layers, torch.cat(pooled), draws).double())
+    if peaks:
+        words.append(share * torch.stack(peaks).double())
+    logits = reduce(torch.add, words)
     probabilities = torch.sigmoid((logits - calibration.center) / calibration.temperature)
     return Uncertainty(float(probabilities.mean()), float(probabilities.std(correction=0)))
 

@@ -198,22 +198,29 @@ def _initialization(models: Mapping[str, ModelFacts], name: str, seed: int) -> s
     origins = models[name].starts_from
     if not origins:
         return f"random weights of seed {seed}"
-    # Only models before it: one that the gate refused has the weights of an earlier one, and so its ID.
-    earlier = list(models)[: list(models).index(name)]
-    found = next((other for other in earlier if (models[other].model_id,) == origins), None)
+    found = _before(models, name)
     if found is None:
         return f"weights {' and '.join(origins)}{', averaged' if len(origins) > 1 else ''}"
     before = _initialization(models, found, seed)
     return f"those of {found} ({origins[0]})" + ("" if before is None else f", which started from {before}")
 
 
-def _distillation(models: Mapping[str, ModelFacts], name: str) -> str:
-    """What is added where a model learned another's masks, by name where that is one of the run."""
-    taught_by = models[name].teacher if name in models else None
-    if taught_by is None:
+def _before(models: Mapping[str, ModelFacts], name: str) -> str | None:
+    """The model of the run whose weights one started from."""
+    # Only models before it: one that the gate refused has the weights of an earlier one, and so its ID.
+    earlier = list(models)[: list(models).index(name)]
+    return next((other for other in earlier if (models[other].model_id,) == models[name].starts_from), None)
+
+
+def _distillation(models: Mapping[str, ModelFacts], name: str | None) -> str:
+    """Whose masks a model, and those it started from, learned from beside the data's."""
+    if name is None or name not in models:
         return ""
-    found = next((other for other in models if models[other].model_id == taught_by), None)
-    return f"; learned from the masks of {taught_by if found is None else f'{found} ({taught_by})'} too"
+    teacher, said = models[name].teacher, ""
+    if teacher is not None:
+        found = next((other for other in models if models[other].model_id == teacher), None)
+        said = f"; {name} learned from the masks of {teacher if found is None else f'{found} ({teacher})'} too"
+    return said + _distillation(models, _before(models, name))
 
 
 def _threshold_rule(config: Config) -> str:

@@ -84,8 +84,9 @@ def _step_duration_s(network: MultiTaskNetwork, phase: Phase, config: Config, da
         network.get_submodule(part).requires_grad_(part in phase.trained_parts).train(part in phase.trained_parts)
     optimizer = AdamW(list(network.part_parameters(tuple(phase.trained_parts))), lr=0.0)
     # The segmentation phase may lie ahead; weights of its architecture take as long.
-    given = settings.teacher and load_checkpoint(settings.teacher)[0]
-    teacher = (given or MultiTaskNetwork(config.model)) if phase.config.distillation_weight else None
+    teacher = None
+    if phase.config.distillation_weight:
+        teacher = load_checkpoint(settings.teacher)[0] if settings.teacher else MultiTaskNetwork(config.model)
     learner = Learner(fabric, network, optimizer, Objective(phase.config, settings), phase, settings, teacher)
     rows = supervised_rows(data.train_rows, data.targets, phase)[: settings.batch_size * _TIMED_STEPS]
     durations_s = []

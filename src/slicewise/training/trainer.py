@@ -196,7 +196,7 @@ class _Trainer:
             gate.judge(validation.dice_by_patient) if refused and gate is not None else None,
         )
         if self.fabric.is_global_zero:
-            origins = {"starts_from": origin, "teacher": taught_by}
+            origins = {"starts_from": origin, "teacher": None if kept.resort else taught_by}
             self.finished[phase.name] = self._save(phase, attempt, kept, outcomes, origins)
             StateKeeper(states).discard()
 

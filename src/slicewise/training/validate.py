@@ -70,7 +70,7 @@ def validate(
 
     Args:
         network: In evaluation mode.
-        phase: Decides which heads run and what counts for the score.
+        phase: Decides which heads are heard and what counts for the score.
         fabric: The processes that share the slices; each gets the whole answer.
         store: The slices.
         targets: What is known of every row of the store.
