@@ -107,10 +107,7 @@ def compare_engines(one: Engine, other: Engine, pixels: NDArray[np.float16], des
         differences.append(abs(first.tumor - second.tumor))
         masks = [output.mask >= description.mask_threshold for output in (first, second) if output.mask is not None]
         size = sum(int(mask.sum()) for mask in masks)
-        if len(masks) < 2:  # a probability that is no number has no mask
-            dices.append(0.0)
-        else:
-            dices.append(2 * int((masks[0] & masks[1]).sum()) / size if size else 1.0)
+        dices.append(2 * int((masks[0] & masks[1]).sum()) / size if size else 1.0)
     # Not max and min, to which what is not a number is neither larger nor smaller.
     return Parity(float(np.max(differences)), float(np.min(dices)))
 

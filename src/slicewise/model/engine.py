@@ -102,8 +102,8 @@ def infer(
         classify: The classification head was trained; where it was not, the logit of the slice is that of its most probable
             pixel, so that a segmentation model answers "is there a tumor" too.
         calibration: How the probability follows.
-        mask_from: Slices of at least this probability get a mask: below the operating threshold it would be emptied anyway,
-            and need not be kept. A model that does not classify gives all.
+        mask_from: Slices below this probability get no mask: below the operating threshold it would be emptied anyway, and
+            need not be kept. A model that does not classify gives all.
     """
     if not classify:
         calibration = calibration._replace(decoder_share=1.0)
@@ -113,7 +113,7 @@ def infer(
         logits = calibration.join(outputs.heads, outputs.peaks)
         for logit, head, peak, mask in zip(logits, *outputs, strict=True):
             tumor = calibration.apply(logit)
-            keeps = segment and (not classify or tumor >= mask_from)
+            keeps = segment and not (classify and tumor < mask_from)
             probabilities.append(Probabilities(tumor, _sigmoid(logit), mask if keeps else None, float(head), float(peak)))
     return probabilities
 
