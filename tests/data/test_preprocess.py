@@ -58,6 +58,55 @@ def test_the_content_fits_the_grid_in_the_middle_and_keeps_its_aspect(height, wi
             assert side == 1 or abs(side - given_side * scale) <= 0.5
 
 
+spacings = st.floats(0.2, 8.0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(height=sides, width=sides, row=spacings, column=spacings)
+@example(height=250, width=250, row=1.0, column=1.009)
+@example(height=1, width=700, row=8.0, column=0.2)
+def test_pixels_that_are_not_square_are_made_so(height, width, row, column):
+    geometry = Geometry.of((height, width), (row, column))
+    assert Geometry.of((width, height), (column, row)).content == geometry.content[::-1]
+    if max(row, column) / min(row, column) <= 1.01:
+        assert geometry == Geometry.of((height, width))
+        return
+    assert max(geometry.content) <= SIDE_PX
+    extent, longer = (height * row, width * column), max(height * row, width * column)
+    if longer / min(row, column) < 192:
+        assert max(geometry.content) == SIDE_PX
+    for side, millimeters in zip(geometry.content, extent, strict=True):
+        exact = millimeters / longer * max(geometry.content)
+        assert side == 1 or abs(side - exact) <= 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "content"),
+    [
+        ((100, 200), (2.0, 1.0), (200, 200)),  # as it would have been acquired with square pixels, not resampled further
+        ((200, 100), (1.0, 1.5), (200, 150)),
+        ((512, 256), (0.5, 1.0), (256, 256)),
+        ((60, 60), (4.0, 1.0), (256, 64)),
+        ((240, 240), (1.0, 1.0), (240, 240)),
+    ],
+)
+def test_a_head_has_one_shape_whatever_the_spacing(shape, spacing_mm, content):
+    assert Geometry.of(shape, spacing_mm).content == content
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (1, 3)])
+def test_a_slice_with_fewer_rows_or_columns_looks_like_the_whole_one(rows, columns):
+    whole = ndimage.gaussian_filter(disk((240, 240), (100, 130), 60).astype(np.float32), 3) * 200
+    coarse = whole.reshape(240 // rows, rows, 240 // columns, columns).mean(axis=(1, 3))
+    expected, _ = preprocess(whole)
+    found, geometry = preprocess(coarse, (rows * 0.9, columns * 0.9))
+    # Blurred along one axis, and otherwise the same, where squeezed pixels would differ by several standard deviations.
+    assert np.abs(found.astype(float) - expected).mean() < 0.05
+    assert np.abs(preprocess(coarse)[0].astype(float) - expected).mean() > 0.4
+    back = restore(found.astype(np.float32), geometry)
+    assert back.shape == coarse.shape
+
+
 @settings(deadline=None, max_examples=40)
 @given(longer=st.integers(192, 256), shorter=st.integers(1, 256), upright=st.booleans(), seed=st.integers(0, 99))
 def test_a_native_slice_comes_back_untouched(longer, shorter, upright, seed):

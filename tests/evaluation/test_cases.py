@@ -126,15 +126,23 @@ def test_institutions_and_copies_are_those_of_the_slice(table):
     assert cases["duplicate_group"].tolist() == [pd.NA, 7, pd.NA, pd.NA, 7, pd.NA]
 
 
-def test_spacing_becomes_that_of_the_grid(table):
+@pytest.mark.parametrize(
+    ("column_mm", "rows_mm", "columns_mm"),
+    [
+        (0.5, [0.5 * 100 / 256, 0.5, 1.0], [0.5 * 100 / 256, 0.5, 1.0]),
+        # Columns lie closer than rows: 125, 250 and 640 fine pixels high and 100, 200 and 256 wide.
+        (0.4, [0.5 * 100 / 256, 0.4, 1.0], [0.4 * 100 / 205, 0.4, 0.4 * 256 / 102]),
+    ],
+)
+def test_spacing_becomes_that_of_the_grid(table, column_mm, rows_mm, columns_mm):
     """512 rows are scaled to 256: neighbors lie twice as far apart; 200 are not scaled."""
-    table = table.assign(spacing_row_mm=0.5, spacing_column_mm=0.4, spacing_slice_mm=3.0)
+    table = table.assign(spacing_row_mm=0.5, spacing_column_mm=column_mm, spacing_slice_mm=3.0)
     table["height_px"], table["width_px"] = [512, 200, 100, 512, 512, 512], [256, 200, 100, 512, 512, 512]
     outcome = {"probability": 0.9, "is_tumor": True, "classification": True}
     cases = make_cases(table, np.array([2, 1, 0]), [outcome] * 3, model="m")
-    assert cases["spacing_row_mm"].tolist() == pytest.approx([0.5 * 100 / 256, 0.5, 1.0])
-    assert cases["spacing_column_mm"].tolist() == pytest.approx([0.4 * 100 / 256, 0.4, 0.8])
-    assert cases["spacing_slice_mm"].tolist() == [3, 3, 3]
+    assert cases["spacing_row_mm"].tolist() == pytest.approx(rows_mm)
+    assert cases["spacing_column_mm"].tolist() == pytest.approx(columns_mm)
+    assert cases["spacing_slice_mm"].tolist() == [3.0] * 3
 
 
 def test_volumes_by_hand():

@@ -34,7 +34,7 @@ def write_explanation(predictor: Predictor, result: Result, target: Path) -> Pat
             f"Expected a model that classifies, to explain its answer; {predictor.description.name} does not. Use the joint."
         )
     place = int(result.probabilities.argmax())
-    pixels, geometry = preprocess(result.scan.slices[place])
+    pixels, geometry = preprocess(result.scan.slices[place], result.scan.spacing_mm)
     number = f", slice {place}" if len(result.masks) > 1 else ""
     picture = draw_panel(
         pixels,

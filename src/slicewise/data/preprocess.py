@@ -1,8 +1,8 @@
 """THE preprocessing: every slice that is trained on, evaluated or predicted passes through `preprocess`, and only here.
 
-Geometry: the aspect ratio is kept. A slice whose longer side lies between 192 and 256 pixels, as most MR matrices do, is
-padded to 256×256 and not resampled; any other is first scaled until its longer side is 256. `Geometry` is the exact way
-back to the input's own grid.
+Geometry: the aspect ratio of the head is kept. A slice whose longer side lies between 192 and 256 pixels, as most MR matrices
+do, is padded to 256×256 and not resampled; any other is first scaled until its longer side is 256. Pixels that are not square
+are made so, where their spacing is known. `Geometry` is the exact way back to the input's own grid.
 
 Intensity: robust range, then z-score over the foreground, so that neither the scanner's scale nor the amount of air around
 the head matters. Values are rounded to float16, the store's precision, so that a slice read from the store and the same
@@ -32,9 +32,11 @@ __all__ = [
 SIDE_PX = 256
 """Side of the network's square grid in pixels."""
 PREPROCESSING = "foreground-zscore-256/1"
-"""Name and version, kept in every store and checkpoint; a change of what this module computes changes it."""
+"""Name and version, kept in every store and checkpoint; a change of what this module makes of square pixels changes it."""
 
 _NATIVE_MIN_PX = 192
+_SQUARE = 1.01
+"""Up to this ratio of their sides pixels are square: headers are rounded."""
 _RANGE_PERCENTILES = (0.5, 99.9)
 _FOREGROUND_SHARE = 0.1
 _CLIP = 6.0
@@ -54,13 +56,19 @@ class Geometry:
     """Row and column on the grid of its upper left pixel."""
 
     @classmethod
-    def of(cls, shape: tuple[int, int]) -> Geometry:
-        """Place an input of ``shape`` (rows, columns) in the middle of the grid."""
-        longest = max(shape)
+    def of(cls, shape: tuple[int, int], spacing_mm: tuple[float, float] | None = None) -> Geometry:
+        """Place an input of ``shape`` (rows, columns) in the middle of the grid.
+
+        Args:
+            shape: Of the input.
+            spacing_mm: Between its rows and between its columns; None where unknown, which counts as square.
+        """
+        height, width = _sides(shape, spacing_mm)
+        longest = max(height, width)
         if _NATIVE_MIN_PX <= longest <= SIDE_PX:
-            content = shape
+            content = (max(1, round(height)), max(1, round(width)))
         else:
-            content = (max(1, round(shape[0] * SIDE_PX / longest)), max(1, round(shape[1] * SIDE_PX / longest)))
+            content = (max(1, round(height * SIDE_PX / longest)), max(1, round(width * SIDE_PX / longest)))
         offset = ((SIDE_PX - content[0]) // 2, (SIDE_PX - content[1]) // 2)
         return cls(shape=shape, content=content, offset=offset)
 
@@ -73,24 +81,29 @@ class Geometry:
         )
 
 
-def preprocess(image: NDArray[np.float32]) -> tuple[NDArray[np.float16], Geometry]:
+def preprocess(
+    image: NDArray[np.float32], spacing_mm: tuple[float, float] | None = None
+) -> tuple[NDArray[np.float16], Geometry]:
     """Bring a slice onto the network's grid and scale.
 
     Args:
         image: ``(H, W)``, finite, any range.
+        spacing_mm: Between rows and between columns, where known.
 
     Returns:
         ``(256, 256)`` float16, foreground of mean 0 and standard deviation 1, clipped to ±6, padded with the value of
         air; and the way back.
     """
-    grid, geometry = preprocess_single(image)
+    grid, geometry = preprocess_single(image, spacing_mm)
     return grid.astype(np.float16), geometry
 
 
-def preprocess_single(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], Geometry]:
+def preprocess_single(
+    image: NDArray[np.float32], spacing_mm: tuple[float, float] | None = None
+) -> tuple[NDArray[np.float32], Geometry]:
     """The same values, those of half precision, in single: what is computed with."""
     height, width = image.shape
-    geometry = Geometry.of((height, width))
+    geometry = Geometry.of((height, width), spacing_mm)
     content = normalize(_resize(np.asarray(image, dtype=np.float32), geometry.content, Image.Resampling.BILINEAR))
     content = _round_to_half(content)
     if content.shape == (SIDE_PX, SIDE_PX):
@@ -128,6 +141,14 @@ def restore(values: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float
     """
     content = np.ascontiguousarray(values[geometry.window], dtype=np.float32)
     return _resize(content, geometry.shape, Image.Resampling.BILINEAR)
+
+
+def _sides(shape: tuple[int, int], spacing_mm: tuple[float, float] | None) -> tuple[float, float]:
+    """Of the slice, in pixels as small as its finer spacing."""
+    if spacing_mm is None or max(spacing_mm) <= _SQUARE * min(spacing_mm):
+        return shape
+    finer = min(spacing_mm)
+    return shape[0] * spacing_mm[0] / finer, shape[1] * spacing_mm[1] / finer
 
 
 def _resize(image: NDArray[np.float32], shape: tuple[int, int], method: Image.Resampling) -> NDArray[np.float32]:

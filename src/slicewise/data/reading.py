@@ -82,7 +82,7 @@ def _read(study: Study, excluded: frozenset[Path]) -> StudySlices:
     rows = []
     headers = {file: read_header(file)._asdict() for file in {item.file for item in slices} if file is not None}
     for number, item in enumerate(slices):
-        images[number], geometry = preprocess(item.image)
+        images[number], geometry = preprocess(item.image, item.spacing_mm)
         if item.mask is not None:
             masks[number] = preprocess_mask(item.mask, geometry)
         row = _row(study, item, images[number], masks[number])

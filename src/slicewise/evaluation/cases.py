@@ -149,8 +149,7 @@ def make_cases(
     scans = table.groupby(["source", "study_id", "sequence"], dropna=False)["slice_index"]
     first, last = scans.transform("min"), scans.transform("max")
     position = (table["slice_index"] - first) / (last - first).where(last > first)
-    for side, name in enumerate(("spacing_row_mm", "spacing_column_mm")):
-        cases[name] *= _scales(table.iloc[rows], side)
+    cases[["spacing_row_mm", "spacing_column_mm"]] *= _scales(table.iloc[rows])
     cases = cases.assign(
         slice_position=position.to_numpy(float)[rows],
         institution=cases["patient_id"].str.extract(_TCGA_BARCODE, expand=False),
@@ -212,7 +211,12 @@ def are_outlined(cases: pd.DataFrame) -> pd.Series[bool]:
     return (cases["mask_state"] == "present").fillna(False).groupby(groups, dropna=False).transform("any").astype(bool)
 
 
-def _scales(table: pd.DataFrame, side: int) -> NDArray[np.float64]:
-    """Pixels of the input to a pixel of the grid, along rows (0) or columns (1)."""
-    shapes = zip(table["height_px"], table["width_px"], strict=True)
-    return np.array([shape[side] / Geometry.of(shape).content[side] for shape in shapes], dtype=float)
+def _scales(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Pixels of the input to a pixel of the grid, from row to row and from column to column: ``(N, 2)``."""
+    shapes = table[["height_px", "width_px"]].to_numpy()
+    spacings = table[["spacing_row_mm", "spacing_column_mm"]].to_numpy(float)
+    contents = [
+        Geometry.of(tuple(shape), None if np.isnan(spacing).any() else tuple(spacing)).content
+        for shape, spacing in zip(shapes, spacings, strict=True)
+    ]
+    return shapes / np.array(contents, dtype=float).reshape(-1, 2)

@@ -71,7 +71,10 @@ def inspect(scan: Scan, pixels: Sequence[NDArray[np.float16]], domain: Domain | 
         What the reader noticed, then at most one concern a rule, in the order of `RULES`.
     """
     current = domain if domain is not None and domain.is_current else None
-    looks = [_look(image, grid, current) for image, grid in zip(scan.slices, pixels, strict=True)]
+    looks = [
+        _look(image, grid, Geometry.of(image.shape, scan.spacing_mm), current)
+        for image, grid in zip(scan.slices, pixels, strict=True)
+    ]
     shown = [look for look in looks if not look.is_blank]
     return (*scan.concerns, *_of_scan(scan, looks, domain), *_of_slices(shown, domain))
 
@@ -171,7 +174,7 @@ def _is_ct(looks: Sequence[_Look]) -> bool:
     return air > _HU_SHARE and soft > _HU_SHARE
 
 
-def _look(image: NDArray[np.float32], pixels: NDArray[np.float16], domain: Domain | None) -> _Look:
+def _look(image: NDArray[np.float32], pixels: NDArray[np.float16], geometry: Geometry, domain: Domain | None) -> _Look:
     rows, columns = (max(1, size // _PROBE_PX) for size in image.shape)
     probe = np.ascontiguousarray(image[rows // 2 :: rows, columns // 2 :: columns])
     sample = Sample.of(pixels)
@@ -185,7 +188,6 @@ def _look(image: NDArray[np.float32], pixels: NDArray[np.float16], domain: Domai
     distance = math.nan if domain is None else float(domain.distances(describe_sample(sample)))
     scale = -air if air < 0 else peak - air
     half = (first + second) * np.float32(0.5 / scale) - np.float32(air / scale)  # 0 is air, 1 the foreground's mean
-    geometry = Geometry.of((image.shape[0], image.shape[1]))
     content, quarter = _cut(half, geometry), _cut(halve(half), geometry)
     if min(*probe.shape, *quarter.shape) < _LEAST_BLOCKS:  # a strip, with room for neither head nor background
         return _Look(is_blank=False, has_no_head=True, air_share=in_air, soft_share=in_soft, distance=distance)

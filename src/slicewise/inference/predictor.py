@@ -132,7 +132,7 @@ class Predictor:
         started = time.perf_counter()
         if isinstance(scan, np.ndarray):
             scan = scan_of_array(scan, spacing_mm)
-        prepared = [preprocess_single(image) for image in scan.slices]
+        prepared = [preprocess_single(image, scan.spacing_mm) for image in scan.slices]
         pixels = np.stack([grid for grid, _ in prepared])
         preprocessed = time.perf_counter()
         looked = self._gatekeeper.submit(inspect, scan, list(pixels), self.description.domain)

@@ -95,7 +95,7 @@ def gray_of(image: NDArray[np.float32], window: tuple[float, float]) -> NDArray[
 
 def _with_decoded_mask(predictor: Predictor, result: Result) -> Result:
     """What the decoder found, though there is too little evidence to show it; the decision stays."""
-    pixels, geometry = preprocess(result.scan.slices[0])
+    pixels, geometry = preprocess(result.scan.slices[0], result.scan.spacing_mm)
     (output,) = predictor.infer(pixels[None], mask_from=0.0)
     if output.mask is None:
         return result
@@ -110,7 +110,7 @@ def _explanation(predictor: Predictor, result: Result) -> str:
         raise CheckpointError("Expected a model that classifies, to explain its answer.")
     from slicewise.explanation.gradcam import explain
 
-    pixels, geometry = preprocess(result.scan.slices[0])
+    pixels, geometry = preprocess(result.scan.slices[0], result.scan.spacing_mm)
     heat: Any = restore(explain(predictor.network, pixels), geometry)
     return _png((np.clip(heat, 0, 1) * 255).round().astype(np.uint8))
 
