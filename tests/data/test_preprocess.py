@@ -86,7 +86,7 @@ def test_pixels_that_are_not_square_are_made_so(height, width, row, column):
         ((100, 200), (2.0, 1.0), (200, 200)),  # as it would have been acquired with square pixels, not resampled further
         ((200, 100), (1.0, 1.5), (200, 150)),
         ((512, 256), (0.5, 1.0), (256, 256)),
-        ((60, 60), (4.0, 1.0), (256, 64)),
+        ((60, 60), (4.0, 1.0), (240, 60)),
         ((240, 240), (1.0, 1.0), (240, 240)),
     ],
 )
@@ -96,15 +96,14 @@ def test_a_head_has_one_shape_whatever_the_spacing(shape, spacing_mm, content):
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (1, 3)])
 def test_a_slice_with_fewer_rows_or_columns_looks_like_the_whole_one(rows, columns):
-    whole = ndimage.gaussian_filter(disk((240, 240), (100, 130), 60).astype(np.float32), 3) * 200
+    head = 100.0 * disk((240, 240), (100, 130), 60) + 80.0 * disk((240, 240), (90, 120), 20)
+    whole = ndimage.gaussian_filter(head.astype(np.float32), 3)
     coarse = whole.reshape(240 // rows, rows, 240 // columns, columns).mean(axis=(1, 3))
     expected, _ = preprocess(whole)
     found, geometry = preprocess(coarse, (rows * 0.9, columns * 0.9))
-    # Blurred along one axis, and otherwise the same, where squeezed pixels would differ by several standard deviations.
-    assert np.abs(found.astype(float) - expected).mean() < 0.05
-    assert np.abs(preprocess(coarse)[0].astype(float) - expected).mean() > 0.4
-    back = restore(found.astype(np.float32), geometry)
-    assert back.shape == coarse.shape
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+    assert np.corrcoef(preprocess(coarse)[0].ravel(), expected.ravel())[0, 1] < 0.85  # squeezed
+    assert restore(found.astype(np.float32), geometry).shape == coarse.shape
 
 
 @settings(deadline=None, max_examples=40)

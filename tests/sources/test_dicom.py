@@ -22,6 +22,7 @@ from slicewise.errors import UnreadableFileError
 from slicewise.records import Scan
 from slicewise.sources.dicom import is_dicom, read_dicom
 from slicewise.sources.nifti import read_volume
+from slicewise.sources.scans import read_scans
 
 SHAPE = (4, 5, 6)
 SPACING = (1.5, 1.25)
@@ -266,6 +267,39 @@ def test_two_series_of_one_folder_are_told_apart(tmp_path):
     scans = read_dicom(save_all(tmp_path, first + second), "case")
     assert [scan.name for scan in scans] == ["case_1", "case_2"]
     assert scans[0].slices.min() > 500 > scans[1].slices.max()
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500), b"text"], ids=["empty", "zeros", "text"])
+@pytest.mark.parametrize("name", ["IM0004.dcm", "IM0004.IMA"])
+def test_a_slice_that_was_copied_badly_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    (alone,) = read_scans(tmp_path)
+    save_all(tmp_path, make_series())
+    scan, error = read_scans(tmp_path)
+    assert isinstance(scan, Scan)
+    for refused in (alone, error):
+        assert isinstance(refused, UnreadableFileError)
+        assert str(tmp_path / name) in str(refused)
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])
+@pytest.mark.parametrize("series", [None, "1.2.9"])
+def test_two_people_are_never_one_volume(tmp_path, keyword, series):
+    """Careless anonymizers take away the series' UID, or give everybody the same."""
+    datasets = make_series() + make_series(make_voxels() + 500)
+    for number, dataset in enumerate(datasets):
+        is_second = number >= SHAPE[0]
+        setattr(dataset, keyword, "1.2" if is_second else "1.1")
+        if series is None:
+            del dataset.SeriesInstanceUID
+        else:
+            dataset.SeriesInstanceUID = series
+        if is_second:  # between the slices of the first
+            dataset.ImagePositionPatient = [*dataset.ImagePositionPatient[:2], dataset.ImagePositionPatient[2] + 1.5]
+    scans = read_dicom(save_all(tmp_path, datasets), "case")
+    assert [scan.slices.shape for scan in scans] == [SHAPE, SHAPE]
+    assert scans[0].slices.max() < 500 < scans[1].slices.min()
+    assert scans[0].slice_spacing_mm == scans[1].slice_spacing_mm
 
 
 def test_a_localizer_is_one_scan_a_plane(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from slicewise.errors import LabelError, UnreadableFileError
-from slicewise.sources.images import read_mask, read_picture
+from slicewise.sources.images import read_mask, read_picture, share_of_color
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -55,6 +55,42 @@ def test_noted_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # the camera was turned: rows are columns
     file = save(tmp_path, Image.fromarray(RAMP), "turned.png", exif=exif)
     assert np.array_equal(read_picture(file).image, np.rot90(RAMP, -1))
+
+
+@pytest.mark.parametrize("name", ["stack.tif", "film.gif", "film.webp", "film.png"])
+def test_a_file_of_several_pictures_is_refused(tmp_path, name):
+    pictures = [Image.fromarray(RAMP + step) for step in (0, 7, 9)]
+    options = {"lossless": True} if name.endswith("webp") else {}
+    file = save(tmp_path, pictures[0], name, save_all=True, append_images=pictures[1:], **options)
+    with pytest.raises(UnreadableFileError, match=r"holds several of 4 × 3") as refusal:
+        read_picture(file)
+    assert refusal.value.problem == "several-pictures"
+    assert str(file) in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["alone.tif", "alone.gif", "alone.webp", "alone.png"])
+def test_a_film_of_one_picture_is_a_picture(tmp_path, name):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    assert np.array_equal(read_picture(save(tmp_path, Image.fromarray(RAMP), name, save_all=True, **options)).image, RAMP)
+
+
+def test_a_thumbnail_is_passed_over(tmp_path):
+    thumbnail = Image.fromarray(RAMP[:2, :2])
+    file = save(tmp_path, Image.fromarray(RAMP), "picture.tif", save_all=True, append_images=[thumbnail])
+    assert np.array_equal(read_picture(file).image, RAMP)
+
+
+@pytest.mark.parametrize(
+    ("faint", "strong", "share"),
+    [(0.09, 0.0, 0.0), (0.09, 0.05, 0.05), (0.5, 0.0, 0.5), (0.5, 0.05, 0.55)],
+    ids=["compression", "annotation", "sequences in channels", "both"],
+)
+def test_a_faint_tint_is_a_color_where_it_is_no_compression(faint, strong, share):
+    pixels = np.full((10, 100, 3), 90.0, np.float32)
+    flat = pixels.reshape(-1, 3)
+    flat[: int(1000 * faint), 1] += 20
+    flat[1000 - int(1000 * strong) :, 0] += 100
+    assert share_of_color(pixels) == pytest.approx(share)
 
 
 def test_the_bytes_decide_not_the_ending(tmp_path):

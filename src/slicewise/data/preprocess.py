@@ -1,8 +1,8 @@
 """THE preprocessing: every slice that is trained on, evaluated or predicted passes through `preprocess`, and only here.
 
-Geometry: the aspect ratio of the head is kept. A slice whose longer side lies between 192 and 256 pixels, as most MR matrices
-do, is padded to 256×256 and not resampled; any other is first scaled until its longer side is 256. Pixels that are not square
-are made so, where their spacing is known. `Geometry` is the exact way back to the input's own grid.
+Geometry: the aspect ratio of the head is kept; pixels that are not square are made so, where their spacing is known. A slice
+whose longer side then lies between 192 and 256 pixels, as most MR matrices do, is padded to 256×256 and not resampled; any
+other is first scaled until its longer side is 256. `Geometry` is the exact way back to the input's own grid.
 
 Intensity: robust range, then z-score over the foreground, so that neither the scanner's scale nor the amount of air around
 the head matters. Values are rounded to float16, the store's precision, so that a slice read from the store and the same

@@ -25,7 +25,7 @@ __all__ = ["RULES", "inspect"]
 RULES: dict[str, str] = {
     "blank": "There is no contrast, or there are fewer than 10 gray levels.",
     "small": "The shorter side has fewer than 64 pixels.",
-    "color": "More than 2 % of the pixels have a color: a photograph, a color map or annotations.",
+    "color": "More than 2 % of the pixels have a color: a photograph, a color map, annotations, a sequence in each channel.",
     "not-mr": "The file says that it is not MR, or its values are those of CT, with air at -1000.",
     "wrong-plane": "The plane of the slices is known, and the model was trained on none of that plane.",
     "inverted": "The background is brighter than the head.",
@@ -114,7 +114,7 @@ def _of_scan(scan: Scan, looks: Sequence[_Look], domain: Domain | None) -> Itera
         yield Concern(
             "color",
             f"Expected a gray picture, {scan.color_share:.0%} of the pixels have a color. Give the original, without color "
-            "maps and annotations.",
+            "maps and annotations; of a file with a sequence in each channel, that sequence alone.",
             scan.color_share,
         )
     if scan.modality not in ("MR", "unknown"):

@@ -69,6 +69,7 @@ PROBLEMS: dict[str, Kind] = {
     "unreadable-file": _unreadable(
         "Expected a whole, valid file; its bytes contradict its format. Copy or export it again."
     ),
+    "several-pictures": _unreadable("Expected one picture in a file, it holds several. Send each, or all as NIfTI."),
     "non-finite": _unreadable("Expected finite values and plausible geometry; the file holds others. Export it again."),
     "no-pixels": _unreadable("Expected a file with pixels, it holds none. Send the images of the series."),
     "burned-in-annotation": _unreadable(

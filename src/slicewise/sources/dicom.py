@@ -50,7 +50,7 @@ def read_dicom(files: Sequence[Path], name: str, *, allow_burned_in: bool = Fals
         The volumes in the order of their series' numbers and UIDs, each a scan or the error that refused it; then an error
         for each file that cannot be told to belong to a series. Objects without an image are errors if there is no scan.
     """
-    series: dict[tuple[int, str], list[Frame | UnreadableFileError]] = {}
+    series: dict[tuple[int, str, str, str], list[Frame | UnreadableFileError]] = {}
     unreadable: list[Scan | FileError] = []
     passed_over: list[Scan | FileError] = []
     for file in sorted(set(files)):

@@ -65,7 +65,8 @@ _MACROS = {
     "FrameType": "MRImageFrameTypeSequence",
 }
 _KEYWORDS = (
-    *("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "Modality", "ImageType", "BurnedInAnnotation"),
+    *("SOPClassUID", "InstanceNumber", "Modality", "ImageType", "BurnedInAnnotation"),
+    *("SeriesNumber", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"),
     *("Rows", "Columns", "NumberOfFrames", "PhotometricInterpretation", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *_MACROS,
@@ -138,9 +139,13 @@ def read_header(file: Path) -> Dataset:
     return read_dataset(file, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
 
 
-def series_of(header: Dataset) -> tuple[int, str]:
-    """SeriesNumber and SeriesInstanceUID, for grouping and order; 0 and nothing where the file does not say."""
-    return int(header.get("SeriesNumber") or 0), str(header.get("SeriesInstanceUID") or "")
+def series_of(header: Dataset) -> tuple[int, str, str, str]:
+    """SeriesNumber and UID, study and patient, for grouping and order; 0 and nothing where the file does not say.
+
+    The series alone should do, but careless anonymizers take its UID away, or give the same one to everybody.
+    """
+    uid, study, patient = (str(header.get(name) or "") for name in ("SeriesInstanceUID", "StudyInstanceUID", "PatientID"))
+    return int(header.get("SeriesNumber") or 0), uid, study, patient
 
 
 def is_image(header: Dataset) -> bool:

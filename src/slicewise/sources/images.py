@@ -14,7 +14,8 @@ CMYK, YCbCr, LAB, HSV     converted to RGB, then as RGB
 anything else             refused
 ========================  ===========================================================================
 
-The orientation that a camera or converter noted (EXIF) is applied; of a file with several frames the first is read.
+The orientation that a camera or converter noted (EXIF) is applied. A file with several pictures, such as a TIFF stack, is
+refused; a second one of another size is a thumbnail, and passed over.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", "
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _PIXEL_LIMIT = 64_000_000
 _MASK_WHITE, _MASK_MIDDLE = 255, 127
-_TINT = 48
+_TINT, _FAINT_TINT = 48, 8
+_FAINT_SHARE = 0.1
 _GRAY = frozenset({"L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 _COLOR = frozenset({"RGB", "CMYK", "YCbCr", "LAB", "HSV"})
 _TRANSPARENT = frozenset({"LA", "La", "RGBA", "RGBa", "P", "PA"})
@@ -84,7 +86,7 @@ def read_picture(file: Path) -> Gray:
 
     Raises:
         UnreadableFileError: The file is missing, broken, no picture, of an unknown mode, larger than 64 million pixels, or
-            holds values that are not finite.
+            holds several pictures or values that are not finite.
     """
     channels = read_channels(file)
     return Gray(to_gray(channels), share_of_color(channels))
@@ -110,6 +112,13 @@ def read_channels(file: Path) -> NDArray[np.float32]:
                         f"Expected a picture of at most {_PIXEL_LIMIT // 10**6} million pixels, {file} declares "
                         f"{width} × {height}. Crop or shrink it.",
                         file=file,
+                    )
+                if _holds_several(image):
+                    raise UnreadableFileError(
+                        f"Expected one picture, {file} holds several of {width} × {height}. Save each in a file of its own, "
+                        "or all as a NIfTI volume.",
+                        "several-pictures",
+                        file,
                     )
                 pixels = _decode(ImageOps.exif_transpose(image), file)
     except UnreadableFileError:
@@ -151,6 +160,17 @@ def read_mask(file: Path) -> Mask:
     return Mask(pixels > _MASK_MIDDLE, soft / np.count_nonzero(pixels))
 
 
+def _holds_several(image: Image.Image) -> bool:
+    size = image.size
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    second = image.size
+    image.seek(0)
+    return second == size
+
+
 def _decode(image: Image.Image, file: Path) -> NDArray[np.float32]:
     if image.mode == "1":
         image = image.convert("L")
@@ -169,13 +189,15 @@ def _decode(image: Image.Image, file: Path) -> NDArray[np.float32]:
 def share_of_color(pixels: NDArray[np.float32]) -> float:
     """Share of the pixels of ``(H, W)`` or ``(H, W, 3)``, in 0..255, that have a color, in [0, 1].
 
-    Compression alone leaves gray pictures a slight tint; annotations and color maps are far from gray.
+    Compression alone leaves gray pictures a slight tint; annotations and color maps are far from gray. Where a tenth of the
+    pixels or more have a slight one, it is no compression: each channel may hold an MR sequence of its own.
     """
     if pixels.ndim == 2:
         return 0.0
     red, green, blue = (pixels[..., channel] for channel in range(3))
-    brightest = np.maximum(np.maximum(red, green), blue)
-    return float((brightest - np.minimum(np.minimum(red, green), blue) > _TINT).mean())
+    tint = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    strong, all_tints = float((tint > _TINT).mean()), float((tint > _FAINT_TINT).mean())
+    return strong if all_tints - strong < _FAINT_SHARE else all_tints
 
 
 def to_gray(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

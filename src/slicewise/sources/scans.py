@@ -40,6 +40,7 @@ PIXEL_LIMIT = 2 * 512**3
 """Pixels, or voxels, that one path may hold in all its scans."""
 
 _FILE_LIMIT = 10_000
+_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _INFLATED_LIMIT = 2 * 2**30
 # Volumes of mostly air shrink to less than a hundredth. Below the second number that harms nobody.
 _RATIO_LIMIT, _RATIO_FREE = 200, 64 * 2**20
@@ -74,7 +75,7 @@ def read_scans(path: Path, scratch: Path | None = None, *, allow_burned_in: bool
 
     Args:
         path: A picture, a NIfTI volume, a DICOM file, a zip of them, or a folder with DICOM files; those in folders within
-            it, and its files of other kinds, are not of it.
+            it, and its files of other kinds, are not of it. A file that is called DICOM's and is none is an error.
         scratch: Where a zip's files are extracted to, in a new folder with a random name, and stay. Without it they are
             removed after reading, and the scans name no ``files``.
         allow_burned_in: As of `slicewise.sources.dicom.read_dicom`.
@@ -186,7 +187,8 @@ def _dicom_files(folder: Path) -> list[Path]:
             f"Expected at most {_FILE_LIMIT:,} files in {folder}, found {len(files):,}. Keep one scan in a folder.",
             file=folder,
         )
-    found = [file for file in files if is_dicom(file)]
+    # A slice that was copied badly begins like nothing; left out without a word, its tumor would be missing.
+    found = [file for file in files if is_dicom(file) or file.suffix.lower() in _DICOM_ENDINGS]
     for file in found:
         check_name(file)
     if not found:
