@@ -48,11 +48,6 @@ class Audit:
     counts: list[dict[str, Any]]
     """Slices and patients by source and label."""
 
-    @property
-    def duplicates(self) -> dict[str, int]:
-        """Number of its group by file."""
-        return {file: number for number, group in enumerate(self.copies.groups) for file in group}
-
     def summary(self) -> str:
         """How many findings of each level, in a sentence."""
         counts = Counter(finding.severity for finding in self.findings)
@@ -82,8 +77,7 @@ def audit(survey: Survey, split: pd.DataFrame | None = None, ignored: frozenset[
     """
     table = survey.table
     copies = find_copies(survey)
-    duplicates = {file: number for number, group in enumerate(copies.groups) for file in group}
-    patients = group_patients(table, duplicates)
+    patients = group_patients(table, copies.group_of)
     groups = table[["source", "patient_id"]].merge(patients, on=["source", "patient_id"], how="left")["group"].to_numpy()
     heads = (~is_blank(table)).to_numpy(bool)
     teaches = table["source"].map(dict(survey.sources)).to_numpy(bool)
@@ -117,7 +111,7 @@ def write_audit(result: Audit, survey: Survey, folder: Path) -> None:
     from slicewise.audit.page import render
 
     write_atomically(folder / "audit.html", render(result, survey))
-    groups = pd.DataFrame({"file": result.duplicates.keys(), "group": result.duplicates.values()})
+    groups = pd.DataFrame(result.copies.group_of.items(), columns=["file", "group"])
     write_atomically(folder / "groups.csv", groups.to_csv(index=False, lineterminator="\n"))
     # Last, because whoever finds it takes the others to be there.
     write_atomically(folder / "audit.json", json.dumps(result.to_json(), indent=2, allow_nan=False))

@@ -61,7 +61,7 @@ def clean(result: Audit, survey: Survey) -> pd.DataFrame:
     )
     table["reason"] = [reasons.get(file, "") for file in table["file"]]
     table["keep"] = table["reason"] == ""
-    table["group"] = table["file"].map(result.duplicates).astype("Int64")
+    table["group"] = table["file"].map(result.copies.group_of).astype("Int64")
     table["file"] = [str(Path(file).absolute()) for file in table["file"]]
     return table[list(_COLUMNS)]
 

@@ -35,6 +35,11 @@ class Copies(NamedTuple):
     near: tuple[NearDuplicate, ...]
     """The pairs that are alike, as rows of the survey's table."""
 
+    @property
+    def group_of(self) -> dict[str, int]:
+        """Number of its group by file."""
+        return {file: number for number, group in enumerate(self.groups) for file in group}
+
 
 def find_copies(survey: Survey) -> Copies:
     """Look for copies among the slices that are not blank, within and across classes, sources and sides."""

@@ -19,7 +19,7 @@ from slicewise.config import SourceConfig
 from slicewise.errors import InputError, LabelError
 from slicewise.records import MaskState, Slice, Study
 from slicewise.sources.folders import by_number, root_of
-from slicewise.sources.images import Mask, is_picture_name, read_mask, read_picture
+from slicewise.sources.images import Mask, is_picture_name, read_mask_of, read_picture
 
 __all__ = ["find_studies", "read_study"]
 
@@ -78,20 +78,7 @@ def read_study(study: Study) -> Iterator[Slice]:
 
 
 def _read_tumor_mask(mask_file: Path, file: Path, shape: tuple[int, ...]) -> Mask:
-    if not mask_file.is_file():
-        raise LabelError(
-            f"Expected a mask for every slice with tumor, {mask_file} is missing. Add it or remove {file.name}.",
-            "missing-mask",
-            file,
-        )
-    read = read_mask(mask_file)
-    if read.mask.shape != shape:
-        raise LabelError(
-            f"Expected a mask of {shape[0]} × {shape[1]} pixels for {file}, {mask_file.name} has "
-            f"{read.mask.shape[0]} × {read.mask.shape[1]}. Check that they belong together.",
-            "mask-size",
-            mask_file,
-        )
+    read = read_mask_of(file, mask_file, shape)
     if not read.mask.any():
         raise LabelError(
             f"Expected tumor in the mask of {file}, {mask_file} is empty. Check it or remove both files.",

@@ -37,6 +37,7 @@ __all__ = [
     "is_picture_name",
     "read_channels",
     "read_mask",
+    "read_mask_of",
     "read_picture",
     "share_of_color",
     "to_gray",
@@ -158,6 +159,33 @@ def read_mask(file: Path) -> Mask:
         )
     soft = np.count_nonzero((pixels > 0.1 * _MASK_WHITE) & (pixels < 0.9 * _MASK_WHITE))
     return Mask(pixels > _MASK_MIDDLE, soft / np.count_nonzero(pixels))
+
+
+def read_mask_of(file: Path, mask_file: Path, shape: tuple[int, ...]) -> Mask:
+    """Read the mask that a layout wants beside a picture.
+
+    Args:
+        file: The picture.
+        mask_file: Its mask.
+        shape: Rows and columns of the picture.
+
+    Raises:
+        UnreadableFileError: As `read_picture`.
+        LabelError: The mask is missing, or of another size; or as of `read_mask`.
+    """
+    if not mask_file.is_file():
+        raise LabelError(
+            f"Expected a mask for {file}, {mask_file} is missing. Add it or remove {file.name}.", "missing-mask", file
+        )
+    read = read_mask(mask_file)
+    if read.mask.shape != shape:
+        raise LabelError(
+            f"Expected a mask of {shape[0]} × {shape[1]} pixels for {file}, {mask_file.name} has "
+            f"{read.mask.shape[0]} × {read.mask.shape[1]}. Check that they belong together.",
+            "mask-size",
+            mask_file,
+        )
+    return read
 
 
 def _holds_several(image: Image.Image) -> bool:

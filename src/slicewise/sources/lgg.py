@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from slicewise.config import SourceConfig
-from slicewise.errors import FileError, InputError, LabelError
+from slicewise.errors import FileError, InputError
 from slicewise.records import MaskState, Slice, Study
 from slicewise.sources.folders import by_number, root_of, visible
-from slicewise.sources.images import read_channels, read_mask
+from slicewise.sources.images import read_channels, read_mask_of
 
 __all__ = ["find_studies", "read_study"]
 
@@ -69,20 +69,8 @@ def _mask_of(file: Path) -> Path:
 
 
 def _read_slice(file: Path, mask_file: Path, sequences: tuple[str, ...]) -> list[Slice]:
-    if not mask_file.is_file():
-        raise LabelError(
-            f"Expected a mask for every slice of this layout, {mask_file} is missing. Add it or remove {file.name}.",
-            "missing-mask",
-            file,
-        )
-    pixels, (mask, soft_share) = read_channels(file), read_mask(mask_file)
-    if pixels.shape[:2] != mask.shape:
-        raise LabelError(
-            f"Expected a mask of {pixels.shape[0]} × {pixels.shape[1]} pixels for {file}, "
-            f"{mask_file.name} has {mask.shape[0]} × {mask.shape[1]}. Check that they belong together.",
-            "mask-size",
-            mask_file,
-        )
+    pixels = read_channels(file)
+    mask, soft_share = read_mask_of(file, mask_file, pixels.shape[:2])
     has_tumor = bool(mask.any())
     number = _NUMBER.search(file.name)
     slices = []
