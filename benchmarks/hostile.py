@@ -86,7 +86,7 @@ def pictures() -> dict[str, list[bytes]]:
     gray, deep, real = (Image.fromarray(picture(kind)) for kind in ("uint8", "uint16", "float32"))
     color, palette, exif = gray.convert("RGB"), gray.convert("P"), Image.Exif()
     exif[0x0112] = 6
-    frames = {"save_all": True, "append_images": [gray.rotate(90)]}
+    with_thumbnail = {"save_all": True, "append_images": [gray.reduce(4)]}
     clear = gray.convert("LA")
     return {
         "png": [
@@ -102,13 +102,12 @@ def pictures() -> dict[str, list[bytes]]:
             *(encoded(image, "TIFF") for image in (gray, deep, real, color, palette, gray.convert("CMYK"))),
             *(encoded(gray, "TIFF", compression=name) for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
             encoded(gray.convert("1"), "TIFF", compression="group4"),
-            encoded(gray, "TIFF", **frames),
+            encoded(gray, "TIFF", **with_thumbnail),
         ],
         "bmp": [encoded(image, "BMP") for image in (gray, color, palette, gray.convert("1"), gray.convert("RGBA"))],
-        "gif": [encoded(palette, "GIF"), encoded(palette, "GIF", interlace=0), encoded(gray, "GIF", **frames)],
+        "gif": [encoded(palette, "GIF"), encoded(palette, "GIF", interlace=0)],
         "webp": [
-            *(encoded(image, "WEBP", lossless=lossless) for image in (color, clear.convert("RGBA")) for lossless in (0, 1)),
-            encoded(color, "WEBP", save_all=True, append_images=[color.rotate(90)]),
+            encoded(image, "WEBP", lossless=lossless) for image in (color, clear.convert("RGBA")) for lossless in (0, 1)
         ],
     }
 

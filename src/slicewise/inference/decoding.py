@@ -21,7 +21,6 @@ no core dump       it would hold a patient's scan
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
@@ -46,6 +45,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from slicewise.errors import FileError, InputError, LabelError, UnreadableFileError
 from slicewise.orientation import Orientation
 from slicewise.records import Concern, Scan
+from slicewise.sources.nifti_start import parse_start, read_start
 from slicewise.sources.scans import PIXEL_LIMIT, check_name, printable, read_scans
 
 __all__ = ["Decoder"]
@@ -59,9 +59,6 @@ _CHUNK_BYTES = 2**20
 _START_LIMIT_S = 60.0
 _GRACE_S = 5.0
 _NO_NEW_PRIVILEGES = 38
-_HEADER_BYTES = 540
-# Of NIfTI-1 and -2, by the size of the header, which begins it: where the number of dimensions and they themselves stand.
-_DIMENSIONS = {348: (40, "4h"), 540: (16, "4q")}
 # Where the interpreter finds its modules and libraries; nothing else of the environment reaches the child.
 _INHERITED = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 
@@ -459,23 +456,16 @@ def _check_slice(path: Path, shape: tuple[int, ...], most_pixels: int) -> None:
 def _declared_shape(path: Path) -> tuple[int, ...]:
     """What a header of NIfTI or DICOM says of the three axes; empty where there is none, or one that its reader refuses."""
     with suppress(Exception):  # damaged headers fail in more ways than can be listed
-        with path.open("rb") as stream:
-            head = stream.read(_HEADER_BYTES)
-        if head.startswith(b"\x1f\x8b"):
-            with gzip.open(path) as stream:
-                head = stream.read(_HEADER_BYTES)
+        head = read_start(path)
         if head[128:132] == b"DICM":
             from slicewise.sources.dicom_header import guarded, read_header
 
             with guarded(path):
                 header = read_header(path)
                 return int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)
-        for order in "<>":
-            (size,) = struct.unpack_from(f"{order}i", head)
-            if size in _DIMENSIONS:
-                place, kind = _DIMENSIONS[size]
-                count, *sizes = struct.unpack_from(order + kind, head, place)
-                return tuple(sizes) if count >= 3 else ()
+        start = parse_start(head)
+        if start is not None and len(start.shape) >= 3:
+            return start.shape[:3]
     return ()
 
 

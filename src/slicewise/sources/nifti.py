@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 import warnings
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from slicewise.errors import UnreadableFileError
 from slicewise.orientation import Orientation
 from slicewise.records import Concern, Scan
+from slicewise.sources.nifti_start import parse_start, read_start
 
 __all__ = ["NIFTI_ENDINGS", "read_volume"]
 
@@ -22,9 +21,6 @@ NIFTI_ENDINGS = (".nii", ".nii.gz")
 
 _VOXEL_LIMIT = 512**3
 _EXTENSION_LIMIT = 16 * 2**20
-_HEADER_BYTES = 540
-# By the size of the header, which begins it: where the offset of the voxels stands, and its type.
-_STARTS = {348: (108, "f"), 540: (168, "q")}
 _NOT_PLACED = (
     "Expected a volume that says how it lies in the body, the codes of both its transforms are 0: right may be left, and "
     "first last. Convert it again from its DICOM files."
@@ -93,20 +89,13 @@ def name_of(file: Path) -> str:
 
 def _check_start(file: Path) -> None:
     """Where the voxels begin; nibabel would read whatever is declared to lie before them."""
-    with file.open("rb") as stream:
-        is_gzip = stream.read(2) == b"\x1f\x8b"
-    with gzip.open(file) if is_gzip else file.open("rb") as stream:
-        header = stream.read(_HEADER_BYTES)
-    for order in "<>":
-        size = struct.unpack(f"{order}i", header[:4].ljust(4, b"\0"))[0]
-        if size in _STARTS and len(header) >= size:
-            start = float(struct.unpack_from(f"{order}{_STARTS[size][1]}", header, _STARTS[size][0])[0])
-            if not 0 <= start <= _EXTENSION_LIMIT:
-                raise UnreadableFileError(
-                    f"Expected voxels within {_EXTENSION_LIMIT:,} bytes of the start, {file} declares them at {start:.0f}. "
-                    "Save it again without extensions.",
-                    file=file,
-                )
+    start = parse_start(read_start(file))
+    if start is not None and not 0 <= start.voxels_at <= _EXTENSION_LIMIT:
+        raise UnreadableFileError(
+            f"Expected voxels within {_EXTENSION_LIMIT:,} bytes of the start, {file} declares them at "
+            f"{start.voxels_at:.0f}. Save it again without extensions.",
+            file=file,
+        )
 
 
 def _checked_shape(file: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from slicewise.errors import FileError, InputError, UnreadableFileError
 from slicewise.records import Scan
+from slicewise.sources.nifti_start import START_BYTES, parse_start
 
 __all__ = ["PIXEL_LIMIT", "check_name", "printable", "read_scans", "scan_of_array"]
 
@@ -54,8 +55,6 @@ _PICTURE_STARTS = (
     *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF87a", b"GIF89a"),
     *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 )
-# By the size of the header, which begins it: where the magic of a header and voxels in a single file stands.
-_SINGLE_NIFTI = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
 
 _Kind = Literal["picture", "nifti", "nifti-gzip", "dicom", "zip"]
 
@@ -166,14 +165,13 @@ def _kind_of(file: Path, label: str) -> _Kind:
 
 
 def _is_nifti(head: bytes) -> bool:
-    sizes = int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")
-    places = [_SINGLE_NIFTI[size] for size in sizes if size in _SINGLE_NIFTI]
-    return any(head.startswith(magic, place) for place, magic in places)
+    start = parse_start(head)
+    return start is not None and start.is_single_file
 
 
 def _inflate(head: bytes) -> bytes:
     try:
-        return zlib.decompressobj(wbits=31).decompress(head, 352)
+        return zlib.decompressobj(wbits=31).decompress(head, START_BYTES)
     except zlib.error:
         return b""
 
