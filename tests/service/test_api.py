@@ -181,3 +181,25 @@ def test_a_batch_of_slow_answers_is_asked_one_by_one(checkpoint):
             return house.thorough.ask.__self__.asked
 
     assert asyncio.run(run()) == 6
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/predict/batch", "/v1/studies"])
+def test_a_form_has_no_fields_but_files_and_no_charset_but_utf_8(checkpoint, path):
+    async def run():
+        async with opened(checkpoint) as (house, _, client):
+            house.slices.ask = house._studies_pool.ask = Workers().ask
+
+            async def send(charset, **fields):
+                request = client.build_request("POST", path, files=files(1), data=fields)
+                request.headers["Content-Type"] += charset
+                return await client.send(request)
+
+            for charset in ("", "; charset=utf-8", '; charset="UTF8"'):
+                assert (await send(charset)).is_success
+            for charset in ("; charset=punycode", "; charset=latin-1", "; charset="):
+                assert is_problem(await send(charset), 400, "bad-request")
+            assert is_problem(await send("", name="x"), 400, "bad-request")
+            text = await client.post(path, data={"name": "x"})
+            assert is_problem(text, 400, "bad-request")
+
+    asyncio.run(run())

@@ -48,6 +48,8 @@ __all__ = ["create_app"]
 
 _STUDY_FILES = 2000
 _SPOOLED_BYTES = 64 * 1024
+# Starlette holds fields that are no files in memory, and no route has any.
+_FIELDS = 0
 # How Starlette's words begin where a form has more than its `max_files`; the status is that of any other broken form.
 _TOO_MANY_FILES = "Too many files"
 _JSON, _NDJSON = "application/json", "application/x-ndjson"
@@ -152,7 +154,12 @@ def _predict_routes(house: House) -> APIRouter:
         with house.spool.divide() as spool:
             yield spool
 
-    @router.post("/v1/predict", response_model=Prediction, responses=_problems(*_CODES_OF_POSTS))
+    @router.post(
+        "/v1/predict",
+        form_limits={"max_fields": _FIELDS},
+        response_model=Prediction,
+        responses=_problems(*_CODES_OF_POSTS),
+    )
     async def predict(request: Request, file: Upload, options: Options) -> Response:
         """Is there a tumor in this slice, and where?"""
         pool = pool_for(options)
@@ -162,7 +169,7 @@ def _predict_routes(house: House) -> APIRouter:
 
     @router.post(
         "/v1/predict/batch",
-        form_limits={"max_files": house.settings.batch_files},
+        form_limits={"max_files": house.settings.batch_files, "max_fields": _FIELDS},
         response_class=StreamingResponse,
         responses={
             200: {
@@ -197,7 +204,7 @@ def _study_routes(house: House) -> APIRouter:
         "",
         status_code=HTTPStatus.ACCEPTED,
         responses=_problems(*_CODES_OF_POSTS),
-        form_limits={"max_files": _STUDY_FILES},
+        form_limits={"max_files": _STUDY_FILES, "max_fields": _FIELDS},
     )
     async def send(
         request: Request,

@@ -1,6 +1,6 @@
 """The gate: what every request passes before a byte of its body is read, and what is written down of it afterwards.
 
-In this order: request id, host, key, rate, room in the house, size. Those that are turned back cost no parsing.
+In this order: request id, host, key, rate, charset, size, room in the house. Those that are turned back cost no parsing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,6 +47,7 @@ _SMALL_BODY = 64 * 1024
 _LEAST_BYTES_PER_S = 16 * 1024
 _DRAINED_BYTES, _DRAINED_S = 8 * 2**20, 2.0
 _BEARER = "bearer "
+_UTF8 = (b"utf-8", b"utf8")
 _NO_SCRIPTS = "default-src 'none'; frame-ancestors 'none'"
 # Of the page with the documentation.
 _SCRIPTS = (
@@ -150,6 +152,10 @@ class Gate:
                 raise Problem("too-many-requests", {"Retry-After": str(self._rate.retry_after_s())})
         if door is None:
             return
+        # Starlette decodes names and fields by what this says, in the event loop, and some codecs of Python are quadratic.
+        _, options = parse_options_header(headers.get("content-type"))
+        if options.get(b"charset", _UTF8[0]).lower() not in _UTF8:
+            raise Problem("bad-request")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 15 or int(length) > door.most_bytes:
             raise Problem("too-large", {"Connection": "close"})

@@ -39,7 +39,7 @@ def _unreadable(detail: str) -> Kind:
 
 PROBLEMS: dict[str, Kind] = {
     "bad-request": Kind(
-        400, "Bad request", "Expected a multipart/form-data body with the field `file`; it cannot be parsed."
+        400, "Bad request", "Expected a multipart/form-data body in UTF-8, of files in fields `file` alone; it is none."
     ),
     "unauthorized": Kind(401, "API key needed", "Expected a valid key in the header `Authorization: Bearer KEY`."),
     "forbidden": Kind(
