@@ -14,7 +14,7 @@ HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
 
 async def app(scope, receive, send):
-    total, more = 0, True
+    total, more = 0, scope["path"] != "/unread"
     while more:
         message = await receive()
         total, more = total + len(message.get("body", b"")), message.get("more_body", False)
@@ -79,6 +79,23 @@ def test_a_client_that_was_answered_may_rest_longer_than_a_head_may_take(talk):
         return answers
 
     assert talk(client)[0] == [[b"HTTP/1.1 200 OK3"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("said", "then"),
+    [(HEAD + b"\r\n", b"\r\n"), (HEAD.replace(b"/ ", b"/unread ", 1) + b"Content-Length: 9\r\n\r\n", b"a")],
+    ids=["an empty line", "some of a body that nobody read"],
+)
+def test_what_comes_after_an_answer_has_to_become_a_head(talk, said, then):
+    async def client(reader, writer):
+        writer.write(said)
+        answer = (await reader.readuntil(b"\r\n\r\n"))[:15] + await reader.readexactly(1)
+        writer.write(then)
+        return answer, await rest(reader)
+
+    answers, duration_s = talk(client)
+    assert answers == [(b"HTTP/1.1 200 OK0", b"")]
+    assert 0.4 < duration_s < 3
 
 
 @pytest.mark.parametrize("piece", [b"X-A: b\r\n", b"b"], ids=["many fields", "one field"])

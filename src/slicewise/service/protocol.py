@@ -39,6 +39,9 @@ class Protocol(HttpToolsProtocol):
         """Some of a head or of a body has come."""
         self._kept_bytes += len(data)
         super().data_received(data)
+        if self.cycle is not None and self.cycle.response_complete:
+            # Any byte ends uvicorn's patience with a client that rests: an empty line, or what was left of a body.
+            self._expect_head()
         if self._kept_bytes > _HEAD_BYTES:
             self.transport.abort()
 
