@@ -4,6 +4,8 @@ import asyncio
 import errno
 import json
 import shutil
+import threading
+import zipfile
 from contextlib import asynccontextmanager
 
 import httpx
@@ -112,6 +114,46 @@ def test_a_batch_that_cannot_be_written_leaves_nothing(checkpoint, monkeypatch):
             assert kept(house) == []
             assert is_problem(await client.post("/v1/predict", files=files(1, LARGE)), 500, "internal")
             assert kept(house) == []
+
+    asyncio.run(run())
+
+
+def test_the_files_of_a_study_are_stored_as_one_and_not_by_the_event_loop(checkpoint, monkeypatch):
+    threads, held = set(), []
+
+    def copy(source, target, length):
+        threads.add(threading.current_thread())
+        shutil.copyfileobj(source, target, length)
+
+    async def hold(task, **_):
+        with zipfile.ZipFile(task.path) as archive:
+            held.extend((member.compress_type, archive.read(member)) for member in archive.infolist())
+
+    monkeypatch.setattr(uploads, "shutil", type("shutil", (), {"copyfileobj": copy}))
+
+    async def run():
+        async with opened(checkpoint) as (house, _, client):
+            house._studies_pool.ask = hold
+            assert (await client.post("/v1/studies", files=files(2, LARGE) + files(1))).status_code == 202
+            while house.studies.unfinished:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert held == [(zipfile.ZIP_STORED, content) for content in (LARGE, LARGE, b"content")]
+    assert threading.main_thread() not in threads
+
+
+def test_a_study_that_cannot_be_written_leaves_nothing(checkpoint, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    async def run():
+        async with opened(checkpoint) as (house, _, client):
+            with monkeypatch.context() as patch:
+                patch.setattr(uploads, "shutil", type("shutil", (), {"copyfileobj": fail}))
+                assert is_problem(await client.post("/v1/studies", files=files(2)), 500, "internal")
+            assert list(house.studies._folder.iterdir()) == []
+            assert house.studies.unfinished == 0
 
     asyncio.run(run())
 

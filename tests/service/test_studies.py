@@ -94,6 +94,19 @@ def test_an_archive_may_hold_several(service):
     assert "PLANTED" not in str(result)
 
 
+def test_of_several_files_each_is_read_for_what_it_is(service):
+    damaged = [("file", ("d.png", picture()[:100])), ("file", ("e.dcm", dicom(9)[:700]))]
+    others = [("file", ("b.nii", volume())), ("file", ("c.nii.gz", gzip.compress(volume()))), ("file", ("a.png", picture()))]
+    study = service.finish(service.client.post("/v1/studies", files=damaged + SERIES + others).json()["id"])
+    result = result_of(service, study)
+    slices = sorted((record["kind"], record["slices"]) for record in result["scans"])
+    assert slices == [("dicom", 4), ("nifti", 4), ("nifti", 4), ("picture", 1)]
+    assert [refusal["problem"] for refusal in result["refusals"]] == ["unreadable-file", "no-pixels"]
+    (series,) = [number for number, record in enumerate(result["scans"]) if record["kind"] == "dicom"]
+    kinds = {file["name"] for file in result["files"] if file["scan"] == series}
+    assert kinds == {"mask", "segmentation", "report", "montage", "slices"}
+
+
 def test_what_cannot_be_read_fails_by_name(service):
     study = service.finish(service.predict(b"nothing", "/v1/studies").json()["id"])
     assert study["status"] == "failed"
@@ -136,6 +149,7 @@ def test_jobs_survive_a_crash_or_are_lost_by_name(checkpoint, tmp_path):
         (worker,) = service.workers("studies")
         os.kill(worker, signal.SIGSTOP)  # so that none is finished
         kept, lost, done = (service.predict(volume(), "/v1/studies").json()["id"] for _ in range(3))
+        several = service.client.post("/v1/studies", files=[*SERIES, ("file", picture())]).json()["id"]
         assert len(list((state / "scratch" / "workers").iterdir())) >= 1
         (state / "scratch" / "uploads" / "left").write_bytes(picture())
         service.kill()
@@ -153,6 +167,9 @@ def test_jobs_survive_a_crash_or_are_lost_by_name(checkpoint, tmp_path):
         with pytest.raises(ConfigError, match="another one uses"):
             House(ServiceSettings(model=checkpoint, state=state))
         assert service.finish(done)["status"] == "done"
+        assert service.finish(several)["status"] == "done"
+        kinds = {record["kind"]: record["slices"] for record in result_of(service, {"id": several})["scans"]}
+        assert kinds == {"dicom": SHAPE[0], "picture": 1}
         wait_until(lambda: service.client.get(f"/v1/studies/{kept}").status_code == 404, 20)
         wait_until(lambda: not (state / "studies" / kept).exists())
         assert service.stop() == 0

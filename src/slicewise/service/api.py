@@ -213,7 +213,7 @@ def _study_routes(house: House) -> APIRouter:
         uncertainty: Uncertain = False,
         segment: Annotated[Literal["auto", "never"], Query(description="never: the probabilities alone.")] = "auto",
     ) -> StudyStatus:
-        """Send a NIfTI file, a DICOM file, a zip, or the DICOM files of a series: predicted when its turn comes."""
+        """Send a file of any kind, a zip, or several files, each read for what it is: predicted when its turn comes."""
         status = await studies.add(_owner(request), file, uncertainty=uncertainty, segment=segment)
         response.headers["Location"] = f"/v1/studies/{status.id}"
         return status

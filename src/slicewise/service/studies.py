@@ -176,10 +176,9 @@ class Studies:
 
     async def _run(self, job: Job) -> None:
         try:
-            upload = self._upload(job.id)
-            files = sorted(upload.iterdir())
+            (upload,) = self._upload(job.id).iterdir()
             task = StudyTask(
-                str(files[0] if len(files) == 1 else upload),
+                str(upload),
                 job.id,
                 str(self._results(job.id)),
                 uncertainty=job.uncertainty,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,17 +53,18 @@ class Spool:
 
 
 async def save_study(uploads: Sequence[UploadFile], folder: Path) -> None:
-    """Write the files of a study into a new folder, called by their numbers.
+    """Write the files of a study into a new folder, as one: several become a zip of members called by their numbers.
 
-    One that begins like NIfTI ends so, for the library that reads its header again goes by that.
+    A lone one that begins like NIfTI ends so, for the library that reads its header again goes by that.
     """
     folder.mkdir(parents=True)
-    for number, upload in enumerate(uploads):
-        file = folder / f"{number:05}"
-        await _copy(upload, file)
-        ending = _ending_of(file)
-        if ending:
-            file.rename(file.with_name(file.name + ending))
+    file = folder / "study"
+    if len(uploads) > 1:
+        # Every file of a zip is read for what it is; of a folder, DICOM alone.
+        await asyncio.to_thread(_pack_all, [upload.file for upload in uploads], file)
+    else:
+        await _copy(uploads[0], file)
+        file.rename(file.with_name(file.name + _ending_of(file)))
 
 
 def _ending_of(file: Path) -> str:
@@ -86,3 +88,11 @@ async def _copy(upload: UploadFile, file: Path) -> None:
 def _copy_all(source: BinaryIO, file: Path) -> None:
     with file.open("xb") as target:
         shutil.copyfileobj(source, target, _CHUNK_BYTES)
+
+
+def _pack_all(sources: Sequence[BinaryIO], file: Path) -> None:
+    with zipfile.ZipFile(file, "x") as archive:  # stored: it is gone when the job ends
+        for number, source in enumerate(sources):
+            source.seek(0)
+            with archive.open(f"{number:05}", "w", force_zip64=True) as member:
+                shutil.copyfileobj(source, member, _CHUNK_BYTES)

@@ -72,7 +72,7 @@ class SliceTask:
 
 @dataclass(frozen=True, slots=True)
 class StudyTask:
-    """Predict a file, zip or folder of DICOM files, and write the results into a folder."""
+    """Predict a file or zip, and write the results into a folder."""
 
     path: str
     study_id: str

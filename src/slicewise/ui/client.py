@@ -113,8 +113,8 @@ class Service:
     def send_study(self, files: Sequence[File], *, uncertainty: bool = False) -> StudyStatus:
         """Pictures, NIfTI files, zips and the DICOM files of a series; predicted when their turn comes."""
         options = {"uncertainty": uncertainty}
-        # The service takes several files for one DICOM series, and what else is among them would be lost; of a zip, it
-        # reads every file for what it is.
+        # The service holds each file of an upload as an open file, and where the system grants it no more than the usual
+        # 1,024, a series may have too many.
         sent = _parts(files) if len(files) == 1 else {"file": ("0", _together(files))}
         answer = self._ask("POST", "/v1/studies", params=options, files=sent, timeout=_STUDY_TIMEOUT)
         return _read(StudyStatus, answer.content)
