@@ -185,6 +185,8 @@ def test_as_many_files_come_as_the_limits_say_and_no_more(checkpoint):
             assert len(answer.text.splitlines()) == 1200
             assert is_problem(await client.post("/v1/predict/batch", files=files(1201)), 413, "too-many-files")
             assert is_problem(await client.post("/v1/studies", files=files(2001)), 413, "too-many-files")
+            # It would have been the answer for the last of them.
+            assert is_problem(await client.post("/v1/predict", files=files(2)), 413, "too-many-files")
             assert house.studies.unfinished == 0
 
     asyncio.run(run())

@@ -156,7 +156,7 @@ def _predict_routes(house: House) -> APIRouter:
 
     @router.post(
         "/v1/predict",
-        form_limits={"max_fields": _FIELDS},
+        form_limits={"max_files": 1, "max_fields": _FIELDS},
         response_model=Prediction,
         responses=_problems(*_CODES_OF_POSTS),
     )
