@@ -192,6 +192,20 @@ def test_as_many_files_come_as_the_limits_say_and_no_more(checkpoint):
     asyncio.run(run())
 
 
+def test_a_batch_is_no_way_around_the_limit_of_a_slice(checkpoint):
+    async def run():
+        async with opened(checkpoint, slice_bytes=1024) as (house, _, client):
+            house.slices.ask = (workers := Workers()).ask
+            sent = files(1, bytes(1024)) + files(1, bytes(1025)) + files(1)
+            answer = await client.post("/v1/predict/batch", files=sent)
+            lines = sorted(map(json.loads, answer.text.splitlines()), key=lambda line: line["index"])
+            assert [line["status"] for line in lines] == [200, 413, 200]
+            assert lines[1]["problem"]["type"] == "urn:slicewise:problem:too-large"
+            assert workers.asked == 2
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("option", ["explain", "uncertainty"])
 def test_slow_answers_leave_room_for_quick_ones(checkpoint, option):
     async def run():

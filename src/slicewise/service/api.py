@@ -187,6 +187,8 @@ def _predict_routes(house: House) -> APIRouter:
         request_id, pool = _request_id(request), pool_for(options)
 
         async def ask(path: Path) -> bytes:
+            if path.stat().st_size > house.settings.slice_bytes:  # no way around the limit of a single slice
+                raise Problem("too-large")
             return await _ask(pool, path, request_id, options, patience_s)
 
         # As many at a time as are worked on, so that the slices of others come in between.
