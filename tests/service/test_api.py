@@ -206,6 +206,32 @@ def test_a_batch_is_no_way_around_the_limit_of_a_slice(checkpoint):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("uploads_at_once", [1, 2, 9])
+def test_a_flood_of_studies_finds_as_many_places_as_there_are(checkpoint, uploads_at_once):
+    async def run():
+        async with opened(checkpoint, studies=3, study_uploads=uploads_at_once) as (house, _, client):
+            house._studies_pool.ask = Workers(quick=0).ask
+            accepted, refused = [], []
+
+            async def send(number):
+                # Some are written in the event loop, some by a thread; so they overtake each other.
+                answer = await client.post("/v1/studies", files=files(1 + number % 3, LARGE if number % 2 else b"content"))
+                assert house.studies.unfinished <= 3
+                (accepted if answer.status_code == 202 else refused).append(answer)
+
+            for _ in range(3):
+                await asyncio.gather(*(send(number) for number in range(20)))
+            assert len(accepted) == house.studies.unfinished == 3
+            assert all(is_problem(answer, 503, "queue-full") for answer in refused)
+            assert refused[-1].headers["retry-after"] == "10"
+            assert house.lanes["studies"].count == 0
+            await client.delete(accepted[0].headers["location"])
+            await asyncio.gather(*(send(number) for number in range(20)))
+            assert len(accepted) == 4
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("option", ["explain", "uncertainty"])
 def test_slow_answers_leave_room_for_quick_ones(checkpoint, option):
     async def run():

@@ -57,13 +57,31 @@ def test_tokens_come_back_at_the_rate():
     assert RateLimit(0.0).take("a")
 
 
-def test_a_lane_says_when_there_is_room():
-    lane = Lane(2)
-    assert [lane.enter() for _ in range(3)] == [True, True, False]
-    for _ in range(50):
-        lane.leave(20.0)
-        lane.enter()
-    assert 5 <= lane.retry_after_s() <= 20
+@pytest.mark.parametrize("limit", [2, 64])
+@pytest.mark.parametrize(
+    ("stays_s", "retry_after_s"),
+    [
+        ([], 1),
+        ([20.0] * 50, 10),  # half of those who stay for 20 s, and came one after the other, have gone after 10 s
+        ([0.01] * 50, 1),
+        ([300.0] * 50, 60),
+        ([21.0], 2),  # 1 + (21 - 1) / 10 = 3 s, and the half of it, rounded up
+        ([21.0, 23.0], 3),  # 3 + (23 - 3) / 10 = 5 s
+    ],
+)
+def test_a_lane_says_when_half_of_it_is_free(limit, stays_s, retry_after_s):
+    lane = Lane(limit)
+    assert [lane.enter() for _ in range(limit + 1)] == [True] * limit + [False]
+    for stay_s in stays_s:
+        lane.leave(stay_s)
+        assert lane.enter()
+    assert lane.retry_after_s() == retry_after_s
+    # How full it was is no matter.
+    alone = Lane(limit)
+    for stay_s in stays_s:
+        alone.enter()
+        alone.leave(stay_s)
+    assert alone.retry_after_s() == retry_after_s
 
 
 def test_neither_the_service_nor_a_worker_loads_torch():

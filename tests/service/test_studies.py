@@ -195,7 +195,7 @@ class Worker:
 
 
 def opened(folder, worker, keep_s=60.0):
-    return Studies(folder, worker, limit=2, keep_s=keep_s)
+    return Studies(folder, worker, keep_s=keep_s)
 
 
 async def sent(studies):

@@ -99,6 +99,7 @@ def create_app(house: House) -> ASGIApp:
     settings = house.settings
 
     def has_room_for_a_study() -> bool:
+        # An upload is in the lane until it is one of the unfinished; for a moment it is both, and never neither.
         return house.studies.unfinished + house.lanes["studies"].count < settings.studies
 
     doors = {

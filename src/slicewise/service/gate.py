@@ -47,6 +47,8 @@ _SMALL_BODY = 64 * 1024
 _LEAST_BYTES_PER_S = 16 * 1024
 _DRAINED_BYTES, _DRAINED_S = 8 * 2**20, 2.0
 _BEARER = "bearer "
+# A study may take half an hour, and be cancelled any time.
+_STUDY_RETRY_S = "10"
 _UTF8 = (b"utf-8", b"utf8")
 _NO_SCRIPTS = "default-src 'none'; frame-ancestors 'none'"
 # Of the page with the documentation.
@@ -159,7 +161,9 @@ class Gate:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 15 or int(length) > door.most_bytes:
             raise Problem("too-large", {"Connection": "close"})
-        if not (door.has_room() and door.lane.enter()):
+        if not door.has_room():
+            raise Problem("queue-full", {"Retry-After": _STUDY_RETRY_S})
+        if not door.lane.enter():
             raise Problem("queue-full", {"Retry-After": str(door.lane.retry_after_s())})
 
     def _owner(self, headers: Headers) -> str:

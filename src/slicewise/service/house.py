@@ -94,7 +94,7 @@ class House:
         }
         self.spool = Spool(uploads)
         state = settings.state or self._scratch
-        self.studies = Studies(state, self._studies_pool, limit=settings.studies, keep_s=settings.keep_s)
+        self.studies = Studies(state, self._studies_pool, keep_s=settings.keep_s)
 
     async def start(self) -> None:
         """Start the workers that single slices need, and take up the studies of an earlier service."""

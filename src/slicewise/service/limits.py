@@ -25,7 +25,7 @@ class Lane:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.count = 0
-        self._pace_s = 0.05
+        self._stay_s = 1.0
 
     def enter(self) -> bool:
         """Take a place, if there is one."""
@@ -36,13 +36,13 @@ class Lane:
 
     def leave(self, duration_s: float) -> None:
         """Give the place back, after so many seconds in the house."""
-        # While the house is full, those in it leave one after the other: a place is free every duration / count.
-        self._pace_s += 0.1 * (duration_s / self.count - self._pace_s)
+        self._stay_s += 0.1 * (duration_s - self._stay_s)
         self.count -= 1
 
     def retry_after_s(self) -> int:
         """When half of those in the house will have been answered, in whole seconds, at least 1."""
-        return min(60, max(1, math.ceil(self._pace_s * self.limit / 2)))
+        # Little's law: of n that stay for t each, n / t leave a second, so the half of them in t / 2, whatever n is.
+        return min(60, max(1, math.ceil(self._stay_s / 2)))
 
 
 class RateLimit:

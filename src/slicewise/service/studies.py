@@ -45,16 +45,14 @@ class Studies:
     Args:
         folder: Where they are kept; of this service alone.
         pool: That predicts them.
-        limit: How many may wait or run.
         keep_s: How long the results of a finished one are kept.
     """
 
-    def __init__(self, folder: Path, pool: Pool, *, limit: int, keep_s: float) -> None:
+    def __init__(self, folder: Path, pool: Pool, *, keep_s: float) -> None:
         self._folder = folder / "studies"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._store = JobStore(folder / _DATABASE)
         self._pool = pool
-        self._limit = limit
         self._keep_s = keep_s
         self._running: dict[str, asyncio.Task[None]] = {}
         self._progress: dict[str, tuple[int, int]] = {}
@@ -99,22 +97,13 @@ class Studies:
         self._store.close()
 
     async def add(self, owner: str, uploads: Sequence[UploadFile], *, uncertainty: bool, segment: str) -> StudyStatus:
-        """Take a study on.
-
-        Raises:
-            Problem: The queue is full.
-        """
-        if len(self._running) >= self._limit:
-            raise Problem("queue-full", {"Retry-After": "10"})
+        """Take a study on. Whether there is room for one is the caller's to know."""
         now = time.time()
         job = Job(secrets.token_hex(16), owner, "queued", now, now, 0, uncertainty, segment, 0, None)
-        # The place is taken before anything is awaited.
-        self._running[job.id] = asyncio.current_task()  # type: ignore[assignment]
         try:
             await save_study(uploads, self._upload(job.id))
             await asyncio.to_thread(self._store.add, job)
         except BaseException:
-            del self._running[job.id]
             shutil.rmtree(self._folder / job.id, ignore_errors=True)
             raise
         self._queue(job)
