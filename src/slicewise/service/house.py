@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -66,19 +66,20 @@ class House:
             settings.decoder_bytes,
             settings.slice_pixels,
         )
-        study = {
-            "threads": settings.threads,
-            "nice": 5,
-            "decode_timeout_s": settings.study_decode_timeout_s,
-            "decoder_bytes": settings.study_decoder_bytes,
-        }
+        thorough = replace(worker, threads=settings.threads, nice=2)
+        study = replace(
+            worker,
+            threads=settings.threads,
+            nice=5,
+            decode_timeout_s=settings.study_decode_timeout_s,
+            decoder_bytes=settings.study_decoder_bytes,
+        )
         timeout_s = settings.answer_timeout_s
         self.slices = Pool("slices", worker, workers, workers=settings.workers, depth=_DEPTH, timeout_s=timeout_s)
-        thorough = WorkerSettings(**{**asdict(worker), "threads": settings.threads, "nice": 2})
         self.thorough = Pool("thorough", thorough, workers, workers=1, depth=1, timeout_s=timeout_s)
         self._studies_pool = Pool(
             "studies",
-            WorkerSettings(**{**asdict(worker), **study}),
+            study,
             workers,
             workers=1,
             depth=1,
