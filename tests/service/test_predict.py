@@ -16,6 +16,7 @@ from slicewise.batch.batch import Options, Worker, predict_job
 from slicewise.batch.inputs import Job
 from slicewise.inference.decoding import Decoder
 from slicewise.inference.predictor import Predictor
+from slicewise.inference.views import VIEWS
 from slicewise.service.answers import predict_slice
 from slicewise.service.wire import SliceTask
 from slicewise.sources.scans import scan_of_array
@@ -100,6 +101,25 @@ def test_it_explains_itself(service, predictor, tmp_path):
     assert decoded(answer["explanation"]).shape == decoded(answer["picture"]).shape == tuple(answer["shape"])
     assert decoded(answer["explanation"]).max() > 200
     assert answer["probability"] == service.predict(picture()).json()["probability"]
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, ["network", 1, "network", 2, "network", 3]),
+        ({"uncertainty": True}, ["network"] * 3 + ["uncertainty", 1, "uncertainty", 2, "uncertainty", 3]),
+        ({"tta": True}, ["network"] * 3 * (len(VIEWS) - 1) + ["network", 1, "network", 2, "network", 3]),
+    ],
+    ids=["slices", "uncertainty", "views"],
+)
+def test_progress_is_told_when_a_slice_is_finished(checkpoint, monkeypatch, options, steps):
+    told, predictor = [], Predictor.from_checkpoint(checkpoint, "cpu")
+    run = predictor.engine.run
+    monkeypatch.setattr(predictor.engine, "run", lambda pixels: told.append("network") or run(pixels))
+    monkeypatch.setattr(predictor, "uncertainty", lambda _: told.append("uncertainty") or 0.1)
+    volume = np.stack([draw_head(number) for number in range(3)]).astype(np.float32)
+    predictor.predict(volume, progress=told.append, **options)
+    assert told == steps
 
 
 def test_concerns_are_told(service):

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 from starlette.datastructures import UploadFile
 
-from service.running import SHAPE, Service, archive, dicom, is_problem, picture, volume, wait_until
+from service.running import SHAPE, Service, archive, dicom, draw_head, is_problem, picture, volume, wait_until
 from slicewise.errors import ConfigError
 from slicewise.inference.record import ScanRecord
 from slicewise.inference.writers import gray_window
@@ -22,6 +22,9 @@ from slicewise.service.house import House
 from slicewise.service.problems import Problem
 from slicewise.service.settings import ServiceSettings
 from slicewise.service.studies import Studies
+from slicewise.service.study import predict_study
+from slicewise.service.wire import StudyTask
+from slicewise.sources.scans import scan_of_array
 
 SERIES = [("file", (f"PLANTED-{number}.dcm", dicom(number))) for number in range(SHAPE[0])]
 
@@ -105,6 +108,15 @@ def test_of_several_files_each_is_read_for_what_it_is(service):
     (series,) = [number for number, record in enumerate(result["scans"]) if record["kind"] == "dicom"]
     kinds = {file["name"] for file in result["files"] if file["scan"] == series}
     assert kinds == {"mask", "segmentation", "report", "montage", "slices"}
+
+
+def test_a_study_is_at_its_end_when_its_last_uncertainty_is_known(predictor, monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(predictor, "uncertainty", lambda _: told.append("uncertainty") or 0.1)
+    scans = [scan_of_array(np.stack([draw_head(number) for number in range(count)])) for count in (2, 1)]
+    task = StudyTask("", "study", str(tmp_path / "results"), uncertainty=True)
+    predict_study(predictor, scans, task, lambda *done: told.append(done))
+    assert told == [(0, 3), "uncertainty", (1, 3), "uncertainty", (2, 3), "uncertainty", (3, 3)]
 
 
 def test_what_cannot_be_read_fails_by_name(service):

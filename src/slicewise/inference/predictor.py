@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -110,6 +110,7 @@ class Predictor:
         segment: bool = True,
         smallest_mm3: float = 0.0,
         abstain_on: Collection[str] = (),
+        progress: Callable[[int], None] | None = None,
     ) -> Result:
         """Predict a picture or a volume.
 
@@ -122,6 +123,8 @@ class Predictor:
             segment: Find the mask; without, only the probability is wanted.
             smallest_mm3: Parts of the mask below this volume are left out; needs a volume with spacing.
             abstain_on: Rules of the gatekeeper on which no answer is given.
+            progress: Told the number of slices that are finished: where the uncertainty is wanted, which takes most of the
+                time, after each slice's; else after each batch of the network.
 
         Raises:
             InputError: The file cannot be read, or holds several scans; the array has other dimensions, is empty or not
@@ -136,7 +139,9 @@ class Predictor:
         pixels = np.stack([grid for grid, _ in prepared])
         preprocessed = time.perf_counter()
         looked = self._gatekeeper.submit(inspect, scan, list(pixels), self.description.domain)
-        outputs = self._views(pixels, segment) if tta else self.infer(pixels, segment=segment)
+        counted = None if uncertainty else progress
+        views = self._views if tta else self.infer
+        outputs = views(pixels, segment=segment, progress=counted)
         concerns = looked.result()
         inferred = time.perf_counter()
         abstained = any(concern.rule in abstain_on for concern in concerns)
@@ -150,7 +155,7 @@ class Predictor:
         if smallest_mm3 > 0:
             masks = remove_small(masks, smallest_mm3, scan.spacing_mm, scan.slice_spacing_mm)
         restored = time.perf_counter()
-        uncertainties = np.array([self.uncertainty(slice_) for slice_ in pixels]) if uncertainty else None
+        uncertainties = self._uncertainties(pixels, progress) if uncertainty else None
         return Result(
             scan=scan,
             probabilities=probabilities,
@@ -197,10 +202,15 @@ class Predictor:
         mask = (values >= self.description.mask_threshold) & is_tumor & (output.tumor >= self.description.mask_from)
         return Prediction(output.tumor, output.raw_tumor, bool(is_tumor), mask, values)
 
-    def _views(self, pixels: Pixels, segment: bool) -> list[Probabilities]:
-        """The mean over the views; of the mask, too."""
+    def _views(self, pixels: Pixels, *, segment: bool, progress: Callable[[int], None] | None) -> list[Probabilities]:
+        """The mean over the views; of the mask, too. A slice is finished with its last view."""
         views = [
-            self.infer(np.stack([view.apply(slice_) for slice_ in pixels], dtype=np.float32), segment=segment, mask_from=0.0)
+            self.infer(
+                np.stack([view.apply(slice_) for slice_ in pixels], dtype=np.float32),
+                segment=segment,
+                mask_from=0.0,
+                progress=progress if view is VIEWS[-1] else None,
+            )
             for view in VIEWS
         ]
         means = []
@@ -214,6 +224,14 @@ class Predictor:
                 )
             )
         return means
+
+    def _uncertainties(self, pixels: Pixels, progress: Callable[[int], None] | None) -> NDArray[np.float64]:
+        values: list[float] = []
+        for slice_ in pixels:
+            values.append(self.uncertainty(slice_))
+            if progress is not None:
+                progress(len(values))
+        return np.array(values)
 
     def uncertainty(self, pixels: Pixels) -> float:
         """How much the answer for a preprocessed slice ``(256, 256)`` moves with views and dropout draws, in [0, 0.5].
@@ -230,13 +248,21 @@ class Predictor:
         )
         return estimate.standard_deviation
 
-    def infer(self, pixels: Pixels, *, segment: bool = True, mask_from: float | None = None) -> list[Probabilities]:
+    def infer(
+        self,
+        pixels: Pixels,
+        *,
+        segment: bool = True,
+        mask_from: float | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Probabilities]:
         """The network's outputs for preprocessed slices ``(N, 256, 256)``, on its grid, before any decision.
 
         Args:
             pixels: The slices.
             segment: Masks are wanted.
             mask_from: Probability from which a slice gets one; None: from where one is kept.
+            progress: As of `slicewise.model.engine.infer`.
         """
         tasks = self.description.tasks
         return infer(
@@ -246,4 +272,5 @@ class Predictor:
             classify="classification" in tasks,
             calibration=self.description.calibration,
             mask_from=max(self.description.threshold, self.description.mask_from) if mask_from is None else mask_from,
+            progress=progress,
         )

@@ -7,6 +7,7 @@ An engine runs the network: torch (`slicewise.model.torch_engine`), or a library
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -92,6 +93,7 @@ def infer(
     classify: bool,
     calibration: Calibration = Calibration(),
     mask_from: float = 0.0,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Probabilities]:
     """Run the network on preprocessed slices; one pass of the encoder serves both heads.
 
@@ -104,6 +106,7 @@ def infer(
         calibration: How the probability follows.
         mask_from: Slices below this probability get no mask: below the operating threshold it would be emptied anyway, and
             need not be kept. A model that does not classify gives all.
+        progress: Told the number of slices so far, after each batch.
     """
     if not classify:
         calibration = calibration._replace(decoder_share=1.0)
@@ -115,6 +118,8 @@ def infer(
             tumor = calibration.apply(logit)
             keeps = segment and not (classify and tumor < mask_from)
             probabilities.append(Probabilities(tumor, _sigmoid(logit), mask if keeps else None, float(head), float(peak)))
+        if progress is not None:
+            progress(len(probabilities))
     return probabilities
 
 

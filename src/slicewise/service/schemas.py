@@ -225,7 +225,7 @@ class StudyStatus(BaseModel):
     created: str
     """When it was sent, in ISO 8601."""
     done: int
-    """Slices predicted so far."""
+    """Slices finished so far, each with its uncertainty where that was asked for."""
     total: int | None
     """Slices of all its scans; null until they are decoded."""
     problem: dict[str, Any] | None

@@ -5,13 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from copy import copy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slicewise import __version__
 from slicewise.errors import FileError, InputError
@@ -21,36 +18,15 @@ from slicewise.inference.predictor import Predictor
 from slicewise.inference.record import ScanRecord, digests_of
 from slicewise.inference.result import Result
 from slicewise.inference.writers import gray_window
-from slicewise.model.engine import Engine, Outputs
 from slicewise.records import Scan
 from slicewise.service.problems import PROBLEMS, known_problem
 from slicewise.service.schemas import StudyFile, StudyRefusal, StudyResult
 from slicewise.service.wire import ENDINGS, RESULT, StudyTask
 
-__all__ = ["CountingEngine", "predict_study"]
+__all__ = ["predict_study"]
 
 _FORMATS: dict[str, tuple[Format, ...]] = {"nifti": ("nifti",), "dicom": ("dicom-seg", "dicom-sr", "nifti")}
 _SHOWN_VOXELS = 256 * 2**20
-
-
-class CountingEngine:
-    """An engine that tells how many slices went through it, one at a time.
-
-    Args:
-        engine: What does the work.
-        tell: Told the number so far, after each.
-    """
-
-    def __init__(self, engine: Engine, tell: Callable[[int], None]) -> None:
-        self.name, self.batch = engine.name, engine.batch
-        self._engine, self._tell, self._count = engine, tell, 0
-
-    def run(self, pixels: NDArray[np.float32]) -> Outputs:
-        """As of the engine."""
-        outputs = self._engine.run(pixels)
-        self._count += len(pixels)
-        self._tell(self._count)
-        return outputs
 
 
 def predict_study(
@@ -62,7 +38,7 @@ def predict_study(
         predictor: What answers.
         found: What the decoder made of the upload, at least one scan among it.
         task: What was asked.
-        tell: Told the slices done and their total, over all scans.
+        tell: Told the slices finished and their total, over all scans.
     """
     folder = Path(task.output)
     shutil.rmtree(folder, ignore_errors=True)
@@ -70,16 +46,18 @@ def predict_study(
     scans = [item for item in found if isinstance(item, Scan)]
     total, before = sum(len(scan.slices) for scan in scans), 0
     records, files = [], []
-    tell(0, total)
-    if task.uncertainty:
-        _ = predictor.network  # loaded once, and not by the copy for each scan
+
+    def progress(count: int) -> None:
+        tell(before + count, total)
+
+    progress(0)
     for number, scan in enumerate(scans):
-        counted = CountingEngine(predictor.engine, partial(_tell_after, tell, before, total))
-        result = _counting(predictor, counted).predict(
+        result = predictor.predict(
             # A name within an archive may be a patient's.
             replace(scan, name=str(number)),
             uncertainty=task.uncertainty,
             segment=task.segment != "never",
+            progress=progress,
         )
         written = _write_files(result, folder, number)
         records.append(ScanRecord.of(result, digests_of(written, folder)))
@@ -99,17 +77,6 @@ def predict_study(
         refusals=[_refusal(item) for item in found if isinstance(item, FileError)],
     )
     write_atomically(folder / RESULT, answer.model_dump_json())
-
-
-def _tell_after(tell: Callable[[int, int], None], before: int, total: int, count: int) -> None:
-    tell(before + count, total)
-
-
-def _counting(predictor: Predictor, engine: Engine) -> Predictor:
-    """The same predictor, its slices counted."""
-    counting = copy(predictor)
-    counting.engine = engine
-    return counting
 
 
 def _write_files(result: Result, folder: Path, number: int) -> list[Path]:
