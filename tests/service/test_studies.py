@@ -52,6 +52,7 @@ def test_a_volume_is_answered_as_by_the_predictor(service, predictor, nifti, tmp
     (tmp_path / "volume.nii.gz").write_bytes(gzip.compress(volume()))
     own = predictor.predict(tmp_path / "volume.nii.gz")
     (record,) = result["scans"]
+    assert result["sources"] == [[0]]
     expected = ScanRecord.of(own, {}).model_dump(mode="json")
     changing = ("name", "timings_s", "outputs")
     assert {name: value for name, value in record.items() if name not in changing} == {
@@ -88,9 +89,13 @@ def test_a_series_gets_a_dicom_segmentation(service, series):
 
 
 def test_an_archive_may_hold_several(service):
-    content = archive(**{"PLANTED/a.png": picture(), "b.nii": volume(), "../c.png": picture()[:100], "d.txt": b"text"})
-    study = service.finish(service.predict(content, "/v1/studies").json()["id"])
+    members = {"PLANTED/a.png": picture(), "b.nii": volume(), "../c.png": picture()[:100], "d.txt": b"text"}
+    content = bytearray(archive(**{"damaged.png": picture(), "folder/": b""} | members))
+    content[60] ^= 255
+    study = service.finish(service.predict(bytes(content), "/v1/studies").json()["id"])
     result = result_of(service, study)
+    assert result["sources"] == [[2], [3]]
+    assert [refusal["sources"] for refusal in result["refusals"]] == [[0], [4], [5]]
     assert [record["name"] for record in result["scans"]] == ["0", "1"]
     assert {record["kind"] for record in result["scans"]} == {"picture", "nifti"}
     assert result["refusals"]
@@ -105,6 +110,9 @@ def test_of_several_files_each_is_read_for_what_it_is(service):
     slices = sorted((record["kind"], record["slices"]) for record in result["scans"])
     assert slices == [("dicom", 4), ("nifti", 4), ("nifti", 4), ("picture", 1)]
     assert [refusal["problem"] for refusal in result["refusals"]] == ["unreadable-file", "no-pixels"]
+    assert [refusal["sources"] for refusal in result["refusals"]] == [[0], [1]]
+    assert sorted(result["sources"]) == [[2, 3, 4, 5], [6], [7], [8]]
+    assert result["sources"][[record["kind"] for record in result["scans"]].index("dicom")] == [2, 3, 4, 5]
     (series,) = [number for number, record in enumerate(result["scans"]) if record["kind"] == "dicom"]
     kinds = {file["name"] for file in result["files"] if file["scan"] == series}
     assert kinds == {"mask", "segmentation", "report", "montage", "slices"}

@@ -204,6 +204,8 @@ def test_of_several_scans_the_most_probable_is_opened_and_the_others_are_counted
     assert len(labels) == 2
     assert any("○ no tumor" in label and "in doubt" in label for label in labels)
     assert "could not be read" in words(page)
+    assert {label.partition(":")[0] for label in labels} == {"0, entry 1 of the zip", "1, entry 2 of the zip"}
+    assert "entry 3 of the zip could not be read (unknown-format)" in words(page)
 
 
 def test_a_volume_says_whose_probability_it_shows(enter, example):
@@ -237,6 +239,15 @@ def test_two_pictures_are_two_scans(enter, example):
     files = [("a.jpg", example("Slice without")), ("b.jpg", example("Slice with a tumor"))]
     page = finish(enter("read", files))
     assert "2 scans: 1 with a tumor, 1 in doubt" in words(page)
+
+
+def test_scans_and_refusals_are_called_by_the_files_that_were_chosen(enter, example):
+    series = [(f"IM{number}.dcm", dicom(number)) for number in range(3)]
+    pictures = [("anna.jpg", example("Slice without")), ("bert.jpg", example("Slice with a tumor"))]
+    page = finish(enter("read", [("[b]_1.png", picture()[:100]), *series, *pictures]))
+    names = {label.partition(":")[0].partition(", ")[2] for label in page.selectbox[0].options}
+    assert names == {"IM0.dcm and 2 more", "anna.jpg", "bert.jpg"}
+    assert r"\[b\]\_1\.png could not be read (unreadable-file)" in words(page)
 
 
 def test_a_study_that_was_cancelled_can_be_sent_again(enter, asked, example):

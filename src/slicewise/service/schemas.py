@@ -248,12 +248,14 @@ class StudyFile(BaseModel):
 class StudyRefusal(BaseModel):
     """What of the upload could not be read."""
 
-    model_config = _example({"problem": "unreadable-file", "detail": "Expected a whole, valid file."})
+    model_config = _example({"problem": "unreadable-file", "detail": "Expected a whole, valid file.", "sources": [3]})
 
     problem: str
     """Name of the kind of problem."""
     detail: str
     """What was expected, and what to do."""
+    sources: list[int]
+    """Where it was found, counted as the result's ``sources``; empty: at several files."""
 
 
 class StudyResult(BaseModel):
@@ -266,6 +268,7 @@ class StudyResult(BaseModel):
             "engine": "openvino",
             "version": "0.1.0",
             "scans": [_RECORD],
+            "sources": [[0]],
             "files": [StudyFile.model_config["json_schema_extra"]["examples"][0]],  # type: ignore[index]
             "refusals": [],
         }
@@ -281,6 +284,9 @@ class StudyResult(BaseModel):
     """Of slicewise."""
     scans: list[ScanRecord]
     """One a picture, volume or series, called by its number: as `slicewise predict` records it."""
+    sources: list[list[int]]
+    """For each of ``scans``, the files that it was read from: their numbers, from 0, in the order in which they were sent;
+    where one zip was sent, their places in its list."""
     files: list[StudyFile]
     """What can be fetched."""
     refusals: list[StudyRefusal]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +73,7 @@ def predict_study(
         engine=predictor.engine.name,
         version=__version__,
         scans=records,
+        sources=[_sources(scan.files) for scan in scans],
         files=files,
         refusals=[_refusal(item) for item in found if isinstance(item, FileError)],
     )
@@ -121,4 +122,10 @@ def _write_slices(file: Path, result: Result) -> None:
 
 def _refusal(error: FileError) -> StudyRefusal:
     name = known_problem(error.problem)
-    return StudyRefusal(problem=name, detail=PROBLEMS[name].detail)
+    sources = _sources([error.file] if error.file else [])
+    return StudyRefusal(problem=name, detail=PROBLEMS[name].detail, sources=sources)
+
+
+def _sources(files: Iterable[Path]) -> list[int]:
+    """Numbers of files: those of a zip are extracted under their places in it, and one that is sent alone is the first."""
+    return sorted({int(file.name) if file.name.isdecimal() else 0 for file in files})

@@ -75,8 +75,9 @@ def read_scans(path: Path, scratch: Path | None = None, *, allow_burned_in: bool
     Args:
         path: A picture, a NIfTI volume, a DICOM file, a zip of them, or a folder with DICOM files; those in folders within
             it, and its files of other kinds, are not of it. A file that is called DICOM's and is none is an error.
-        scratch: Where a zip's files are extracted to, in a new folder with a random name, and stay. Without it they are
-            removed after reading, and the scans name no ``files``.
+        scratch: Where a zip's files are extracted to, in a new folder with a random name, and stay; each is called by its
+            place in the zip's list, from 0. Without it they are removed after reading, the scans name no ``files``, and
+            the file of an error is the zip.
         allow_burned_in: As of `slicewise.sources.dicom.read_dicom`.
     """
     try:
@@ -262,12 +263,12 @@ def _read_zip(path: Path, scratch: Path | None, allow_burned_in: bool) -> list[S
             shutil.rmtree(folder, ignore_errors=True)
             raise
     labels = {source.file: source.label for source in sources}
-    return [*damaged, *(_of_archive(scan, path, labels, keep_files=scratch is not None) for scan in found)]
+    return [_of_archive(item, path, labels, keep_files=scratch is not None) for item in (*damaged, *found)]
 
 
 def _read_sources(sources: list[_Source], path: Path, allow_burned_in: bool) -> Iterator[Scan | FileError]:
     """Pictures and volumes in order, then what DICOM files there are, then how many files are neither."""
-    series, unknown = [], 0
+    series, unknown = [], []
     for source in sources:
         try:
             kind = _kind_of(source.file, source.label)
@@ -279,16 +280,17 @@ def _read_sources(sources: list[_Source], path: Path, allow_burned_in: bool) -> 
                 yield _read_file(source, kind)
         except FileError as error:
             if error.problem == "unknown-format":  # such as the viewer that a DICOM disc brings along
-                unknown += 1
+                unknown.append(source.file)
             else:
                 yield error
     if series:
         yield from _read_series(series, path, allow_burned_in)
     if unknown or not sources:
         yield UnreadableFileError(
-            f"Expected pictures, NIfTI or DICOM in {path}, {unknown} of its {len(sources)} files are none of them. "
+            f"Expected pictures, NIfTI or DICOM in {path}, {len(unknown)} of its {len(sources)} files are none of them. "
             "Convert them, if they are scans.",
             "unknown-format",
+            unknown[0] if len(unknown) == 1 else None,
         )
 
 
@@ -297,7 +299,7 @@ def _of_archive(scan: Scan | FileError, path: Path, labels: dict[Path, str], *, 
     if isinstance(scan, Scan):
         return scan if keep_files else replace(scan, files=())
     message = str(scan) if scan.file is None else str(scan).replace(str(scan.file), labels.get(scan.file, str(path)))
-    return type(scan)(message, scan.problem, path)
+    return type(scan)(message, scan.problem, scan.file if keep_files else path)
 
 
 def _named_apart(found: list[Scan | FileError]) -> list[Scan | FileError]:
@@ -312,7 +314,7 @@ def _named_apart(found: list[Scan | FileError]) -> list[Scan | FileError]:
 
 
 def _extract(path: Path, folder: Path) -> tuple[list[_Source], list[FileError]]:
-    """Inflate what is a file into files with random names; the names in the archive only label them.
+    """Inflate what is a file into files called by their places in the archive; the names in it only label them.
 
     Returns:
         What was extracted, and what of the archive is damaged.
@@ -322,12 +324,12 @@ def _extract(path: Path, folder: Path) -> tuple[list[_Source], list[FileError]]:
     sources: list[_Source] = []
     damaged: list[FileError] = []
     with _opened_zip(path) as archive:
-        for member in _members(archive, path):
+        for place, member in _members(archive, path):
             label = f"{path} ({printable(member.filename)})"
-            source = _Source(folder / secrets.token_hex(8), label, _parts(member)[-1])
+            source = _Source(folder / f"{place:05}", label, _parts(member)[-1])
             with source.file.open("xb") as target:
                 try:
-                    for chunk in _chunks(archive, member, label, path):
+                    for chunk in _chunks(archive, member, source):
                         inflated += len(chunk)
                         if inflated > limit:
                             break
@@ -345,13 +347,13 @@ def _extract(path: Path, folder: Path) -> tuple[list[_Source], list[FileError]]:
     return sources, damaged
 
 
-def _chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo, label: str, path: Path) -> Iterator[bytes]:
+def _chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: _Source) -> Iterator[bytes]:
     try:
         with archive.open(member) as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 yield chunk
     except Exception as error:  # damaged bytes fail in more ways than can be listed
-        raise _damaged(label, error, path) from None
+        raise _damaged(source.label, error, source.file) from None
 
 
 @contextmanager
@@ -364,8 +366,8 @@ def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """The archive's files; folders, links, devices and what is hidden are passed over."""
+def _members(archive: zipfile.ZipFile, path: Path) -> list[tuple[int, zipfile.ZipInfo]]:
+    """The archive's files, with their places in it; folders, links, devices and what is hidden are passed over."""
     members = archive.infolist()
     if len(members) > _FILE_LIMIT:
         raise UnreadableFileError(
@@ -373,7 +375,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
             file=path,
         )
     kept = []
-    for member in members:
+    for place, member in enumerate(members):
         parts = _parts(member)
         kind = stat.S_IFMT(member.external_attr >> 16)
         is_hidden = parts[0] == "__MACOSX" or parts[-1].startswith(".")
@@ -385,7 +387,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
             raise UnreadableFileError(
                 f"Expected a zip that is stored or deflated, {path} is compressed in another way. Zip it anew.", file=path
             )
-        kept.append(member)
+        kept.append((place, member))
     return kept
 
 

@@ -36,6 +36,11 @@ class Chosen(NamedTuple):
     digest: str
     """Of their contents."""
 
+    @property
+    def is_zip(self) -> bool:
+        """One file, which holds others."""
+        return len(self.files) == 1 and self.files[0][1].startswith(b"PK")
+
 
 def choose_files(page: str, label: str, *, examples: Sequence[str] = tuple(EXAMPLES), many: bool = True) -> Chosen | None:
     """What the person chose last, an upload or an example; None at first. It stays while other pages are looked at.

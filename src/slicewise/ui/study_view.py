@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -17,11 +17,12 @@ from slicewise.ui.client import Service, ServiceError
 from slicewise.ui.frame import answering, guarding, offer, show_refusal
 from slicewise.ui.session import chosen_service, describe_model
 from slicewise.ui.volume_view import Volume, show_volume
-from slicewise.ui.wording import SYMBOLS, describe_probability, describe_rule
+from slicewise.ui.wording import SYMBOLS, describe_probability, describe_rule, describe_sources, escape
 
 __all__ = ["leave_study", "show_study"]
 
 _POLL_S = 0.5
+_NAMED = 5
 _STUDY = "study"
 _ENDED = ("failed", "lost", "cancelled")
 _FILES = {
@@ -73,7 +74,7 @@ def show_study(chosen: Chosen) -> None:
             study = _Study(key, service, service.send_study(chosen.files, uncertainty=wants_uncertainty).id)
         st.session_state[_STUDY] = study
     if study.answer is not None:
-        _show_answer(study.id, study.answer, card)
+        _show_answer(study.id, study.answer, card, chosen)
     elif study.ended is not None:
         _show_end(study.ended)
     else:
@@ -139,14 +140,17 @@ def _show_end(status: StudyStatus) -> None:
     st.button("Send it again", on_click=leave_study)
 
 
-def _show_answer(study_id: str, answer: _Answer, card: ModelCard) -> None:
+def _show_answer(study_id: str, answer: _Answer, card: ModelCard, chosen: Chosen) -> None:
     scans = answer.result.scans
-    _say_what_is_in_it(answer.result)
+    _say_what_is_in_it(answer.result, chosen)
     # The most probable first: what matters most is not left in a list that is closed.
     best = max(range(len(scans)), key=lambda place: scans[place].probability)
     number = best
     if len(scans) > 1:
-        names = [_name_of(place, record) for place, record in enumerate(scans)]
+        names = [
+            _name_of(place, record, _files_of(sources, chosen))
+            for place, (record, sources) in enumerate(zip(scans, answer.result.sources, strict=True))
+        ]
         number = st.selectbox(
             "Scan", range(len(scans)), index=best, format_func=names.__getitem__, key=f"scan of {study_id}"
         )
@@ -172,10 +176,15 @@ def _show_answer(study_id: str, answer: _Answer, card: ModelCard) -> None:
             show_volume(f"{study_id} {number}", volume, record, montage, card.can_explain)
 
 
-def _say_what_is_in_it(result: StudyResult) -> None:
-    for problem, count in Counter((refusal.problem, refusal.detail) for refusal in result.refusals).items():
-        files = "A file of the upload" if count == 1 else f"{count} files of the upload"
-        st.warning(f"{files} could not be read ({problem[0]}): {problem[1]}", icon=":material/warning:")
+def _say_what_is_in_it(result: StudyResult, chosen: Chosen) -> None:
+    found: dict[tuple[str, str], list[str]] = {}
+    for refusal in result.refusals:
+        files = escape(_files_of(refusal.sources, chosen)) if refusal.sources else "Some files of the upload"
+        found.setdefault((refusal.problem, refusal.detail), []).append(files)
+    for (problem, detail), names in found.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        words = f"{', '.join(names[:_NAMED])}{more} could not be read ({problem}): {detail}"
+        st.warning(words, icon=":material/warning:")
     if len(result.scans) > 1:
         positive = sum(record.decision.startswith("tumor") for record in result.scans)
         doubtful = sum(bool(record.concerns) for record in result.scans)
@@ -183,6 +192,10 @@ def _say_what_is_in_it(result: StudyResult) -> None:
         (st.warning if positive or doubtful else st.info)(words, icon=":material/stacks:")
 
 
-def _name_of(place: int, record: ScanRecord) -> str:
+def _files_of(sources: Sequence[int], chosen: Chosen) -> str:
+    return describe_sources(sources, [name for name, _ in chosen.files], is_zip=chosen.is_zip)
+
+
+def _name_of(place: int, record: ScanRecord, files: str) -> str:
     decision = f"{SYMBOLS[record.decision]} {record.decision} ({describe_probability(record.probability)})"
-    return f"{place}: {decision}, {record.kind}, {record.slices} slices{', in doubt' if record.concerns else ''}"
+    return f"{place}, {files}: {decision}, {record.kind}, {record.slices} slices{', in doubt' if record.concerns else ''}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import string
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slicewise.inference.record import ScanRecord
@@ -17,8 +19,10 @@ __all__ = [
     "describe_probability",
     "describe_refusal",
     "describe_rule",
+    "describe_sources",
     "describe_training",
     "describe_uncertainty",
+    "escape",
     "give_reason",
 ]
 
@@ -49,6 +53,30 @@ def describe_refusal(problem: str, detail: str) -> str:
         detail: The service's own words.
     """
     return _REFUSALS.get(problem, detail)
+
+
+def describe_sources(sources: Sequence[int], names: Sequence[str], *, is_zip: bool) -> str:
+    """Which files a scan was read from.
+
+    Args:
+        sources: Numbers as the service tells them, at least one.
+        names: Of the files that were chosen.
+        is_zip: That is a single one, a zip; the numbers are places in it.
+
+    >>> describe_sources([1], ["a.png", "b.png"], is_zip=False), describe_sources([2, 3, 4], ["a.zip"], is_zip=True)
+    ('b.png', 'entry 3 of the zip and 2 more')
+    """
+    first = f"entry {sources[0] + 1} of the zip" if is_zip else names[sources[0]]
+    return first if len(sources) == 1 else f"{first} and {len(sources) - 1} more"
+
+
+def escape(text: str) -> str:
+    """A text of others, such as a file's name, for a place where Markdown is read.
+
+    >>> print(escape("a_[b].png"))
+    a\\_\\[b\\]\\.png
+    """
+    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", " ".join(text.split()))
 
 
 def describe_probability(probability: float) -> str:
