@@ -1,9 +1,11 @@
 import pytest
 
-from slicewise.service.schemas import Prediction
+from slicewise.inference.record import ScanRecord
+from slicewise.service.schemas import Prediction, StudyResult
 from slicewise.ui.wording import COUNTED, describe_extent, describe_rule, describe_training, give_reason
 
 EXAMPLE = Prediction.model_config["json_schema_extra"]["examples"][0]
+(RECORD,) = StudyResult.model_config["json_schema_extra"]["examples"][0]["scans"]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,15 @@ def test_every_decision_has_its_reason(fields, words):
 )
 def test_an_extent_has_the_best_unit_that_is_known(fields, extent):
     assert describe_extent(Prediction.model_validate(EXAMPLE | fields)) == extent
+
+
+@pytest.mark.parametrize(
+    ("mask_px", "volume_ml", "words"),
+    [(0, 0.0, "0.00 ml"), (4, 0.0049, "< 0.01 ml"), (5, 0.005, "0.01 ml"), (812, 2.436, "2.44 ml")],
+)
+def test_a_tiny_volume_is_not_none(mask_px, volume_ml, words):
+    record = ScanRecord.model_validate(RECORD | {"mask_px": mask_px, "volume_ml": volume_ml})
+    assert describe_extent(record) == ("Volume of the mask", words)
 
 
 def test_of_many_slices_some_are_flagged_without_any_tumor():

@@ -156,7 +156,8 @@ def describe_extent(answer: Prediction | ScanRecord) -> tuple[str, str]:
     """Name and value of how much is outlined, in the best unit that is known."""
     volume_ml = answer.volume_ml if isinstance(answer, ScanRecord) else None
     if volume_ml is not None:
-        return "Volume of the mask", f"{volume_ml:.2f} ml"
+        is_tiny = answer.mask_px and volume_ml < 0.005  # which two digits cannot tell from none
+        return "Volume of the mask", "< 0.01 ml" if is_tiny else f"{volume_ml:.2f} ml"
     if answer.area_mm2 is not None:
         return "Area of the mask", f"{answer.area_mm2:,.0f} mm²"
     if answer.mask_px is None:
