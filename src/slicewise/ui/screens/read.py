@@ -47,7 +47,7 @@ def _wants_series() -> bool:
 
 
 def _predict_one_slice(chosen: Chosen) -> Prediction | None:
-    """The answer, or None where there is more to it: the ending alone does not tell how much a DICOM or TIFF file holds."""
+    """The answer, or None where there is more to it: the ending alone does not tell how much a DICOM file holds."""
     name, content = chosen.files[0]
     if len(chosen.files) > 1 or name.lower().endswith(_STUDY_ENDINGS):
         return None
