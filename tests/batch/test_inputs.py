@@ -82,6 +82,24 @@ def test_pictures_told_apart_by_their_ending_keep_it(data, out):
     assert [job.target.as_posix() for job in find_inputs([data], out)] == ["Y1.jpg", "Y1.png", "Y2"]
 
 
+def test_a_zip_beside_the_folder_of_its_name_keeps_its_ending(data, out):
+    (
+        draw(data / "case" / "deep" / "a.png"),
+        touch(data / "case.zip"),
+        touch(data / "case" / "deep.zip"),
+        touch(data / "b.zip"),
+    )
+    targets = {job.target.as_posix() for job in find_inputs([data], out)}
+    assert targets == {"b", "case.zip", "case/deep.zip", "case/deep/a"}
+
+
+def test_a_series_above_other_inputs_keeps_its_name(data, out, monkeypatch):
+    touch(data / "1.2.3" / "IM0001", DICOM), draw(data / "1.2.3" / "key.png")
+    monkeypatch.chdir(data / "1.2.3")
+    assert find_inputs([Path()], out) == [Job(Path("key.png"), Path("key")), Job(Path(), Path("1.2.3"))]
+    assert [job.target.as_posix() for job in find_inputs([data], out)] == ["1.2.3/key", "1.2.3"]
+
+
 def test_a_renamed_picture_does_not_take_the_place_of_another(data, out):
     for name in ("Y1.jpg", "Y1.png", "Y1.jpg.png"):
         draw(data / name)

@@ -72,8 +72,10 @@ def find_inputs(inputs: Sequence[Path], output: Path) -> list[Job]:
         for job in found:
             jobs.setdefault(job.path.resolve(), job)
     taken = Counter(job.target for job in jobs.values())
-    # Y1.jpg and Y1.png would write the same files: they keep their endings in the names of the results.
-    named = [job if taken[job.target] == 1 else Job(job.path, job.target.with_name(job.path.name)) for job in jobs.values()]
+    # Y1.jpg and Y1.png would write the same files, and a.zip of several scans those of a/: these keep their endings in the
+    # names of the results.
+    taken.update({folder for target in taken for folder in target.parents})
+    named = [job if taken[job.target] == 1 else _with_ending(job) for job in jobs.values()]
     twins = [target for target, count in Counter(job.target for job in named).items() if count > 1]
     if twins:
         raise InputError(
@@ -103,6 +105,10 @@ def digest_of(job: Job) -> str:
     for file in files_of(job):
         digest.update(os.fsencode(file.name) + b"\0" + sha256_of(file).encode())
     return digest.hexdigest()
+
+
+def _with_ending(job: Job) -> Job:
+    return job if job.path.is_dir() else Job(job.path, job.target.with_name(job.path.name))
 
 
 def _expanded(inputs: Sequence[Path]) -> Iterator[Path]:
