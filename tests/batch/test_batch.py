@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from slicewise.batch import explain
-from slicewise.batch.batch import predict_job, predict_jobs, record_file, write_results
+from slicewise.batch.batch import predict_job, predict_jobs, write_results
 from slicewise.batch.inputs import Job, find_inputs
 from slicewise.errors import InputError
 
@@ -96,7 +96,7 @@ def test_what_is_not_as_it_was_left_is_done_again(data, make_worker, change):
     elif change == "output gone":
         mask.unlink()
     elif change == "record damaged":
-        record_file(job, worker.output).write_text(first.model_dump_json()[:-9])
+        (worker.output / "picture_result.json").write_text(first.model_dump_json()[:-9])
     else:
         worker = make_worker(statistics=True)
     again = predict_job(job, worker)

@@ -14,19 +14,18 @@ from pydantic import ValidationError
 
 import slicewise
 from slicewise.batch.inputs import Job, digest_of
+from slicewise.batch.place import Place, path_from
 from slicewise.errors import FileError, InputError
 from slicewise.files import as_cell, write_atomically
 from slicewise.inference.decoding import Decoder
-from slicewise.inference.outputs import Format, write_outputs
+from slicewise.inference.outputs import Format, possible_files, write_outputs
 from slicewise.inference.predictor import Predictor
 from slicewise.inference.record import InputRecord, ScanRecord, digests_of
 from slicewise.inference.result import Result
 from slicewise.inference.statistics import describe_result
 from slicewise.records import Scan
 
-__all__ = ["Options", "Worker", "predict_job", "predict_jobs", "record_file", "write_results"]
-
-_ENDING = "_result.json"
+__all__ = ["Options", "Worker", "predict_job", "predict_jobs", "write_results"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,34 +66,35 @@ class Worker:
     """Told of each result, for a preview."""
 
 
-def record_file(job: Job, output: Path) -> Path:
-    """Where the record of an input is: it is written last, so that what has one is finished."""
-    return output / job.target.with_name(job.target.name + _ENDING)
-
-
 def predict_job(job: Job, worker: Worker) -> InputRecord:
     """Predict one input and write its results; or find them finished.
 
     An input is finished where its record names the same bytes, model, engine, version and options, and the files that it
-    names are as they were written.
+    names are as they were written. Earlier results of the input are removed when its prediction begins; where its bytes have
+    changed, before it is read.
 
     Raises:
-        InputError: Nothing of the input could be read, or it can have none of the formats asked for.
+        InputError: Nothing of the input could be read, it can have none of the formats asked for, or a file is in the way
+            that is not known to be an earlier result of it.
     """
-    file = record_file(job, worker.output)
+    digest = digest_of(job)
+    place = Place(job, worker.output, digest)
     facts: dict[str, Any] = {
         "file": str(job.path),
-        "file_sha256": digest_of(job),
+        "file_from_output": path_from(job, worker.output),
+        "file_sha256": digest,
         "model_id": worker.predictor.description.model_id,
         "engine": worker.predictor.engine.name,
         "version": slicewise.__version__,
         "options": json.loads(json.dumps(asdict(worker.options))),
     }
-    finished = _finished(file, facts, worker.output)
+    finished = _finished(place.record, facts, worker.output)
     if finished is not None:
+        place.release()
         return finished
-    file.unlink(missing_ok=True)  # what it told of is about to be replaced
-    scans, refusals = [], []
+    if place.is_of_other_bytes:
+        place.clear()
+    scans, refusals, readable, files = [], [], [], []
     options = worker.options
     read = worker.decoder.read(job.path, options.timeout_s, allow_burned_in=options.allow_burned_in)
     several = sum(not isinstance(item, FileError) for item in read) > 1
@@ -102,16 +102,30 @@ def predict_job(job: Job, worker: Worker) -> InputRecord:
         if isinstance(item, FileError):
             refusals.append(str(item))
             continue
-        target = job.target / item.name if several else job.target
+        target = worker.output / (job.target / item.name if several else job.target)
         try:
-            scans.append(_predict_scan(item, worker.output / target, worker))
-        except InputError as error:  # of this scan alone, such as a format that it cannot have
+            files += _possible_files(item, target, options)
+            readable.append((item, target))
+        except InputError as error:  # of this scan alone: it can have no format that is wanted
             refusals.append(str(error))
-    if not scans:
+    if not readable:
         raise InputError(" ".join(refusals))
-    probability = max(scan.probability for scan in scans)
-    record = InputRecord(**facts, probability=probability, scans=scans, refusals=refusals)
-    write_atomically(file, record.model_dump_json(indent=2))
+    place.claim(files)
+    try:
+        for scan, target in readable:
+            try:
+                scans.append(_predict_scan(scan, target, worker))
+            except InputError as error:  # of this scan alone, such as one that lies nowhere where DICOM was wanted
+                refusals.append(str(error))
+        if not scans:
+            raise InputError(" ".join(refusals))
+        probability = max(scan.probability for scan in scans)
+        record = InputRecord(**facts, probability=probability, scans=scans, refusals=refusals)
+        write_atomically(place.record, record.model_dump_json(indent=2))
+    except (InputError, OSError):
+        place.clear()
+        raise
+    place.release()
     return record
 
 
@@ -148,8 +162,14 @@ def _predict_scan(scan: Scan, target: Path, worker: Worker) -> ScanRecord:
     if options.explain:
         from slicewise.batch.explain import write_explanation
 
-        written.append(write_explanation(worker.predictor, result, target))
+        written.append(_explanation_file(target))
+        write_explanation(worker.predictor, result, written[-1])
     return ScanRecord.of(result, digests_of(written, worker.output), describe_result(result) if options.statistics else None)
+
+
+def _possible_files(scan: Scan, target: Path, options: Options) -> list[Path]:
+    files = possible_files(scan, target, options.formats, segment=options.segment)
+    return [*files, _explanation_file(target)] if options.explain else files
 
 
 def write_results(records: Sequence[InputRecord], refusals: Sequence[str], output: Path, run: dict[str, Any]) -> None:
@@ -180,6 +200,9 @@ def write_results(records: Sequence[InputRecord], refusals: Sequence[str], outpu
     write_atomically(output / "manifest.json", json.dumps(manifest, indent=2, allow_nan=False))
 
 
+_WHERE = ("file", "file_from_output")
+"""Facts that change where an input is moved: its results are those of its bytes."""
+
 _CSV_COLUMNS = (
     "file",
     "name",
@@ -209,15 +232,19 @@ def _csv_rows(records: Sequence[InputRecord]) -> Iterator[list[Any]]:
             yield ["" if values[column] is None else values[column] for column in _CSV_COLUMNS]
 
 
+def _explanation_file(target: Path) -> Path:
+    return target.with_name(f"{target.name}_gradcam.png")
+
+
 def _finished(file: Path, facts: dict[str, Any], output: Path) -> InputRecord | None:
     try:
         record = InputRecord.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return None
-    if any(getattr(record, name) != value for name, value in facts.items() if name != "file"):
+    if any(getattr(record, name) != value for name, value in facts.items() if name not in _WHERE):
         return None
     for scan in record.scans:
         files = [output / name for name in scan.outputs]
         if not all(file.is_file() for file in files) or digests_of(files, output) != scan.outputs:
             return None
-    return record.model_copy(update={"file": facts["file"]})
+    return record.model_copy(update={name: facts[name] for name in _WHERE})

@@ -15,16 +15,13 @@ from slicewise.inference.result import Result
 __all__ = ["write_explanation"]
 
 
-def write_explanation(predictor: Predictor, result: Result, target: Path) -> Path:
+def write_explanation(predictor: Predictor, result: Result, file: Path) -> None:
     """Draw what spoke for "tumor" in the most probable slice, whatever the decision.
 
     Args:
         predictor: That made the result.
         result: Of one scan.
-        target: Path without endings.
-
-    Returns:
-        The file, ``…_gradcam.png``.
+        file: The picture, in PNG.
 
     Raises:
         CheckpointError: The model does not classify; its classification head, which is what is explained, was never trained.
@@ -43,6 +40,4 @@ def write_explanation(predictor: Predictor, result: Result, target: Path) -> Pat
         heat=explain(predictor.network, pixels),
         caption=f"{result.decision}{number} · p = {result.probabilities[place]:.2f}",
     )
-    file = target.with_name(f"{target.name}_gradcam.png")
     write_atomically(file, picture)
-    return file

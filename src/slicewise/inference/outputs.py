@@ -20,8 +20,9 @@ from slicewise.inference.montage import montage
 from slicewise.inference.nifti_out import make_nifti, write_nifti
 from slicewise.inference.result import Result
 from slicewise.inference.writers import overlay
+from slicewise.records import Scan
 
-__all__ = ["FORMATS", "Format", "formats_for", "write_outputs"]
+__all__ = ["FORMATS", "Format", "formats_for", "possible_files", "write_outputs"]
 
 Format = Literal["png", "nifti", "dicom-seg", "dicom-sr"]
 
@@ -33,6 +34,8 @@ _POSSIBLE: dict[str, tuple[Format, ...]] = {
     "nifti": ("nifti", "png"),
     "dicom": ("dicom-seg", "dicom-sr", "nifti", "png"),
 }
+_ENDINGS: dict[Format, tuple[str, ...]] = {"nifti": ("mask.nii.gz",), "dicom-seg": ("seg.dcm",), "dicom-sr": ("sr.dcm",)}
+_OF_A_MASK = ("mask.nii.gz", "seg.dcm", "mask.png")
 _USUAL: dict[str, tuple[Format, ...]] = {
     "picture": ("png",),
     "array": ("png",),
@@ -61,6 +64,23 @@ def formats_for(kind: str, wanted: Sequence[Format]) -> tuple[Format, ...]:
             f"{', '.join(wanted)}. Name one with --format, or none."
         )
     return chosen
+
+
+def possible_files(scan: Scan, target: Path, wanted: Sequence[Format] = (), *, segment: bool = True) -> list[Path]:
+    """All that `write_outputs` may write for the result of a scan.
+
+    Args:
+        scan: What will be predicted.
+        target: As of `write_outputs`.
+        wanted: As of `write_outputs`.
+        segment: Whether a mask is looked for.
+
+    Raises:
+        InputError: The scan can have none of the formats.
+    """
+    pictures = ("montage.png",) if len(scan.slices) > 1 else ("mask.png", "overlay.png")
+    endings = [ending for name in formats_for(scan.kind, wanted) for ending in _ENDINGS.get(name, pictures)]
+    return [target.with_name(f"{target.name}_{ending}") for ending in endings if segment or ending not in _OF_A_MASK]
 
 
 def write_outputs(result: Result, target: Path, wanted: Sequence[Format] = ()) -> list[Path]:
@@ -97,7 +117,7 @@ def write_outputs(result: Result, target: Path, wanted: Sequence[Format] = ()) -
                     raise
         if "png" in formats:
             _write_pictures(result, place)
-    except InputError:
+    except (InputError, OSError):
         for file in written:
             file.unlink(missing_ok=True)
         raise

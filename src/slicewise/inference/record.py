@@ -102,6 +102,8 @@ class InputRecord(_Record):
 
     file: str
     """Its path, as given: of a file, or of a folder of DICOM files."""
+    file_from_output: str
+    """The same, seen from the output folder: by it a later call knows its own results."""
     file_sha256: str
     """Of its bytes; of a folder, of its files' names and bytes."""
     probability: float
