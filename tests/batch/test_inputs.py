@@ -108,10 +108,55 @@ def test_a_renamed_picture_does_not_take_the_place_of_another(data, out):
 
 
 def test_a_result_never_takes_the_place_of_an_input(data):
-    draw(data / "scan.png")
-    draw(data / "scan_mask.png")
+    files = [draw(data / "scan.png"), draw(data / "scan_mask.png")]
     with pytest.raises(InputError, match=r"scan_mask\.png"):
-        find_inputs([data], data)
+        find_inputs(files, data)
+
+
+MASKS = (
+    "BraTS2021_00006_seg.nii.gz",
+    "TCGA_CS_4941_1_mask.tif",
+    "a-Seg.nii",
+    "a-mask.PNG",
+    "masks/1.png",
+    "train/Labels/deep/1.png",
+)
+RESULTS = (
+    "earlier/v_mask.nii.gz",
+    "earlier/v_montage.png",
+    "earlier/p_overlay.png",
+    "earlier/p_gradcam.png",
+    "earlier/s_seg.dcm",
+)
+
+
+def test_masks_and_earlier_results_in_a_folder_are_passed_over(data, out):
+    scans = [draw(data / name) for name in ("TCGA_CS_4941_1.tif", "mask/segment.png", "masked.png", "train/images/1.png")]
+    for name in (*MASKS, *RESULTS, "masks/notes.txt", "masks/._1.png"):
+        touch(data / name, DICOM if name.endswith(".dcm") else b"")
+    passed_over = []
+    assert {job.path for job in find_inputs([data], out, passed_over.append)} == set(scans)
+    assert {file.relative_to(data).as_posix() for file in passed_over} == {*MASKS, *RESULTS}
+
+
+def test_masks_that_match_a_pattern_are_passed_over(data, out):
+    scan, mask = draw(data / "1.tif"), draw(data / "1_mask.tif")
+    label = draw(data / "labels" / "2.tif")
+    passed_over = []
+    assert [job.path for job in find_inputs([data / "**" / "*.tif", mask], out, passed_over.append)] == [scan, mask]
+    assert passed_over == [label]
+
+
+def test_a_mask_that_is_named_itself_is_taken(data, out):
+    file = draw(data / "masks" / "1_seg.png")
+    assert [job.path for job in find_inputs([file], out)] == [file]
+
+
+def test_a_folder_or_pattern_of_masks_alone_says_so(data, out):
+    draw(data / "masks" / "1.png"), draw(data / "scan.png")
+    for given in ([data / "masks"], [data, data / "masks"], [data / "masks" / "*.png"]):
+        with pytest.raises(InputError, match=r"called like masks.*Name a file itself"):
+            find_inputs(given, out)
 
 
 def test_results_inside_an_input_folder_are_no_inputs_of_the_next_call(data):

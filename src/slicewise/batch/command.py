@@ -83,7 +83,13 @@ def predict_inputs(
     names = (*get_args(EngineName), _RAY)
     if engine not in names:
         raise InputError(f"Expected --engine to be one of {', '.join(names)}, got {engine!r}.")
-    jobs = find_inputs(inputs, output)
+    passed_over: list[Path] = []
+    jobs = find_inputs(inputs, output, passed_over.append)
+    if passed_over:
+        display.say(
+            f"Passed over, by their names, as masks or results: {len(passed_over)}, such as {passed_over[0]}. Name a file "
+            "itself to have it predicted."
+        )
     begun, started = datetime.now(UTC), time.perf_counter()
     if engine == _RAY:
         read_description(model)  # a model that is none is refused here, and not by every worker
@@ -106,6 +112,7 @@ def predict_inputs(
         {
             "model_id": records[0].model_id,
             "engine": engine,
+            "passed_over": len(passed_over),
             "started": begun.isoformat(timespec="seconds"),
             "duration_s": round(duration_s, 3),
             "inputs_per_s": round(len(jobs) / duration_s, 3),

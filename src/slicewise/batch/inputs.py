@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ RESULT_ENDINGS = (
 )
 """How the names of results end."""
 
+_MASK_ENDINGS = ("_mask", "-mask", "_seg", "-seg")
+_MASK_FOLDERS = frozenset({"masks", "labels"})
 _ZIP = ".zip"
 _PATTERN = frozenset("*?[")
 
@@ -42,24 +44,31 @@ class Job(NamedTuple):
     """Below the output folder, without ending."""
 
 
-def find_inputs(inputs: Sequence[Path], output: Path) -> list[Job]:
+def find_inputs(inputs: Sequence[Path], output: Path, pass_over: Callable[[Path], None] = lambda file: None) -> list[Job]:
     """Expand folders and patterns, in order; the folders' structure is kept for the results.
 
     All DICOM files of one folder are one input; every other file is one of its own. A file that is named itself is taken
-    whatever its ending; in folders, pictures, NIfTI and zip files go by their ending, DICOM files by their content.
+    whatever its name; in folders, pictures, NIfTI and zip files go by their ending, DICOM files by their content. In folders
+    and patterns, what is called like a mask or a result is passed over.
 
     Args:
         inputs: As named.
         output: Folder for the results; where it lies inside an input, it is not searched.
+        pass_over: Told of each file that is passed over.
 
     Raises:
         InputError: An input does not exist, a folder holds nothing to predict, two inputs would write the same files, or a
             result could take the place of an input.
     """
     jobs: dict[Path, Job] = {}
-    for given in _expanded(inputs):
+    passed_over: dict[Path, Path] = {}
+    for given in _expanded(inputs, passed_over):
         if given.is_dir():
-            found = list(_in_folder(given, output.resolve()))
+            others: dict[Path, Path] = {}
+            found = list(_in_folder(given, output.resolve(), others))
+            passed_over |= others
+            if not found and others:
+                raise _nothing_left(given)
             if not found:
                 raise InputError(
                     f"Expected pictures ({', '.join(sorted(PICTURE_ENDINGS))}), volumes ({', '.join(NIFTI_ENDINGS)}), DICOM "
@@ -71,6 +80,9 @@ def find_inputs(inputs: Sequence[Path], output: Path) -> list[Job]:
             raise InputError(f"Expected a file or a folder, found nothing at {given}. Check the path.")
         for job in found:
             jobs.setdefault(job.path.resolve(), job)
+    for place, file in passed_over.items():
+        if place not in jobs:
+            pass_over(file)
     taken = Counter(job.target for job in jobs.values())
     # Y1.jpg and Y1.png would write the same files, and a.zip of several scans those of a/: these keep their endings in the
     # names of the results.
@@ -111,7 +123,7 @@ def _with_ending(job: Job) -> Job:
     return job if job.path.is_dir() else Job(job.path, job.target.with_name(job.path.name))
 
 
-def _expanded(inputs: Sequence[Path]) -> Iterator[Path]:
+def _expanded(inputs: Sequence[Path], passed_over: dict[Path, Path]) -> Iterator[Path]:
     """Patterns that no shell has expanded, such as those in quotes."""
     for given in inputs:
         if given.exists() or not _PATTERN & set(str(given)):
@@ -121,19 +133,46 @@ def _expanded(inputs: Sequence[Path]) -> Iterator[Path]:
         matches = sorted(root.glob(str(given.relative_to(given.anchor))))
         if not matches:
             raise InputError(f"Expected files that match {given}, found none. Check the pattern.")
-        yield from matches
+        kept = [match for match in matches if match.is_dir() or not _is_no_scan(match, match.absolute().parent.name)]
+        if not kept:
+            raise _nothing_left(given)
+        passed_over.update((match.resolve(), match) for match in matches if match not in kept)
+        yield from kept
 
 
-def _in_folder(folder: Path, output: Path) -> Iterator[Job]:
+def _in_folder(folder: Path, output: Path, passed_over: dict[Path, Path]) -> Iterator[Job]:
     for place, _, names in sorted(os.walk(folder)):
         inside = Path(place)
         if inside != folder and output in (inside.resolve(), *inside.resolve().parents):
             continue
         files = [inside / name for name in sorted(names) if not name.startswith(".")]
         files = [file for file in files if file.is_file()]
-        known = [file for file in files if is_picture_name(file) or file.name.lower().endswith((*NIFTI_ENDINGS, _ZIP))]
-        for file in known:
+        above = (folder.resolve().name, *inside.relative_to(folder).parts)
+        others = [file for file in files if _is_no_scan(file, *above)]
+        passed_over.update((file.resolve(), file) for file in others if _has_ending(file) or is_dicom(file))
+        scans = [file for file in files if file not in others]
+        for file in filter(_has_ending, scans):
             yield Job(file, file.relative_to(folder).with_name(name_of(file)))
-        if any(is_dicom(file) for file in files if file not in known):
+        if any(is_dicom(file) for file in scans if not _has_ending(file)):
             below = inside.relative_to(folder)
             yield Job(inside, below if below.name else Path(folder.resolve().name))
+
+
+def _has_ending(file: Path) -> bool:
+    return is_picture_name(file) or file.name.lower().endswith((*NIFTI_ENDINGS, _ZIP))
+
+
+def _is_no_scan(file: Path, *folders: str) -> bool:
+    """The file, or a folder that it lies in, is called like masks, or it like a result."""
+    return (
+        name_of(file).lower().endswith(_MASK_ENDINGS)
+        or file.name.endswith(RESULT_ENDINGS)
+        or not _MASK_FOLDERS.isdisjoint(name.lower() for name in folders)
+    )
+
+
+def _nothing_left(given: Path) -> InputError:
+    return InputError(
+        f"Expected scans in {given}, all that it has is called like masks (…{', …'.join(_MASK_ENDINGS)}, folders "
+        f"{' and '.join(sorted(_MASK_FOLDERS))}) or like results. Name a file itself to have it predicted."
+    )

@@ -1,0 +1,50 @@
+"""The whole call: what stands on the screen, and in the files of all inputs."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from slicewise.batch.batch import Options
+from slicewise.batch.command import predict_inputs
+from slicewise.console import Display
+
+
+@pytest.fixture
+def call(checkpoint, tmp_path):
+    """Predicts into ``out``; gives what came of it, and what stood on the screen."""
+
+    def predict(*inputs, engine="cpu", **options):
+        screen = io.StringIO()
+        run = predict_inputs(
+            inputs,
+            checkpoint,
+            tmp_path / "out",
+            Options(**options),
+            engine=engine,
+            device="cpu",
+            workers=None,
+            preview=False,
+            display=Display(Console(file=screen, width=1000)),
+        )
+        return run, screen.getvalue()
+
+    return predict
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A file of the whole call, as it reads."""
+    return lambda name: json.loads((tmp_path / "out" / name).read_text())
+
+
+def test_what_is_passed_over_is_counted_on_the_screen_and_in_the_manifest(data, call, written):
+    for name in ("picture_mask.png", "picture-seg.png"):
+        (data / name).write_bytes((data / "picture.png").read_bytes())
+    run, screen = call(data)
+    assert run.inputs == len(written("results.json")) == 4
+    assert "masks or results: 2, such as" in screen
+    assert "picture-seg.png" in screen
+    assert written("manifest.json")["passed_over"] == 2
+    assert "Passed over" not in call(data / "picture.png")[1]
