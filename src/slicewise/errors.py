@@ -11,6 +11,7 @@
     ├── AuditError       data that would teach something wrong: a run stops before it trains
     ├── SplitError       a split that would put one patient on two sides, or leave a side empty
     ├── CheckpointError  a checkpoint that is missing, damaged or of another kind
+    ├── OutputError      results that cannot be written, because the disk is full
     └── TrainingError    a training that cannot go on
         └── StoppedError     a training that was asked to stop; its state is on disk
 """
@@ -25,6 +26,7 @@ __all__ = [
     "FileError",
     "InputError",
     "LabelError",
+    "OutputError",
     "SlicewiseError",
     "SplitError",
     "StoppedError",
@@ -79,6 +81,10 @@ class SplitError(SlicewiseError):
 
 class CheckpointError(SlicewiseError):
     """A checkpoint is missing, damaged, or was made for something else."""
+
+
+class OutputError(SlicewiseError):
+    """Results cannot be written: the disk is full."""
 
 
 class TrainingError(SlicewiseError):

@@ -1,4 +1,5 @@
 import csv
+import errno
 import hashlib
 import json
 import zipfile
@@ -10,10 +11,11 @@ import pydicom
 import pytest
 from PIL import Image
 
-from slicewise.batch import explain
+from slicewise.batch import batch, explain
 from slicewise.batch.batch import predict_job, predict_jobs, write_results
 from slicewise.batch.inputs import Job, find_inputs
-from slicewise.errors import InputError
+from slicewise.errors import InputError, OutputError
+from slicewise.inference import outputs
 
 
 def files_below(folder):
@@ -241,6 +243,67 @@ def test_nothing_of_a_header_is_in_names_records_or_pictures(data, make_worker):
     assert "lanted" not in record.model_dump_json()
     for name in files_below(worker.output):
         assert b"lanted" not in (worker.output / name).read_bytes()
+
+
+def test_a_name_too_long_for_its_results_costs_itself_alone(data, make_worker):
+    file = (data / "picture.png").rename(data / f"{'b' * 245}.png")
+    worker = make_worker()
+    records, (refusal,) = predict_jobs(find_inputs([file, data / "series"], worker.output), worker)
+    assert len(records) == 1
+    assert file.name in refusal
+    assert "File name too long. Check both" in refusal
+    assert not [name for name in files_below(worker.output) if "bbb" in name]
+
+
+def test_an_input_that_went_away_meanwhile_costs_itself_alone(data, make_worker):
+    worker = make_worker()
+    jobs = find_inputs([data / "picture.png", data / "both.zip", data / "series"], worker.output)
+    (data / "both.zip").unlink()
+    for file in (data / "series").iterdir():
+        file.unlink()
+    (data / "series").rmdir()
+    records, refusals = predict_jobs(jobs, worker)
+    assert [Path(record.file).name for record in records] == ["picture.png"]
+    assert len(refusals) == 2
+    assert "both.zip" in refusals[0]
+    assert "No such file" in refusals[0]
+
+
+def test_what_cannot_be_written_to_its_end_leaves_nothing(data, make_worker, monkeypatch):
+    written = outputs.write_png
+
+    def refuse(pixels, file):
+        if file.name.endswith("overlay.png"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        written(pixels, file)
+
+    monkeypatch.setattr(outputs, "write_png", refuse)
+    worker = make_worker()
+    with pytest.raises(InputError, match=r"picture\.png.*Permission denied"):
+        predict_job(Job(data / "picture.png", Path("picture")), worker)
+    assert files_below(worker.output) == []
+
+
+def test_a_full_disk_ends_the_call_and_keeps_what_is_finished(data, make_worker, monkeypatch):
+    worker = make_worker()
+    jobs = find_inputs([data / "picture.png", data / "both.zip", data / "series"], worker.output)
+    first = predict_job(jobs[0], worker)
+    before = stamps(worker.output)
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_png", refuse)
+        with pytest.raises(OutputError, match="out, its disk is full"):
+            predict_jobs(jobs, worker)
+        assert stamps(worker.output) == before
+        patch.setattr(batch, "write_atomically", refuse)
+        with pytest.raises(OutputError, match="out, its disk is full"):
+            write_results([first], [], worker.output, {})
+    records, refusals = predict_jobs(jobs, worker)
+    assert (records[0], len(records), refusals) == (first, 3, [])
+    assert stamps(worker.output).items() >= before.items()
 
 
 def test_an_input_of_which_nothing_can_be_read_raises(tmp_path, make_worker):

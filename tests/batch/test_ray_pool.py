@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from slicewise.batch.batch import predict_jobs
+from slicewise.batch import place, ray_pool
+from slicewise.batch.batch import Options, predict_jobs
 from slicewise.batch.inputs import find_inputs
 
 pytest.importorskip("ray", reason="needs Ray: pip install slicewise[ray]")
@@ -88,6 +90,19 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_nothing_is_done_twice(p
     assert process.returncode == 2  # one input was broken
     check(out, stderr, pictures, checkpoint, make_worker)
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_worker_tells_the_driver_of_a_full_disk(pictures, checkpoint, tmp_path, monkeypatch):
+    worker = ray_pool._Actor(str(checkpoint), str(tmp_path / "out"), Options())
+
+    def refuse(*_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(place, "write_atomically", refuse)
+    answer = worker({"number": 3, "path": str(pictures / "000.png"), "target": "000"})
+    worker.worker.decoder.close()
+    assert answer.pop("full").startswith("Expected room")
+    assert answer == {"number": 3, "record": "", "refusal": ""}
 
 
 def test_a_killed_driver_is_taken_up_again(pictures, checkpoint, tmp_path, make_worker):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 import slicewise
 from slicewise.batch.inputs import Job, digest_of
 from slicewise.batch.place import Place, path_from
-from slicewise.errors import FileError, InputError
+from slicewise.errors import FileError, InputError, OutputError
 from slicewise.files import as_cell, write_atomically
 from slicewise.inference.decoding import Decoder
 from slicewise.inference.outputs import Format, possible_files, write_outputs
@@ -75,8 +77,20 @@ def predict_job(job: Job, worker: Worker) -> InputRecord:
 
     Raises:
         InputError: Nothing of the input could be read, it can have none of the formats asked for, or a file is in the way
-            that is not known to be an earlier result of it.
+            that is not known to be an earlier result of it; or the operating system refuses to read or to write.
+        OutputError: The disk is full.
     """
+    try:
+        with _disk_of(worker.output):
+            return _predict_job(job, worker)
+    except OSError as error:
+        raise InputError(
+            f"Expected to read {job.path} and to write below {worker.output}, got: {error.strerror or error}. Check both "
+            "and call again."
+        ) from error
+
+
+def _predict_job(job: Job, worker: Worker) -> InputRecord:
     digest = digest_of(job)
     place = Place(job, worker.output, digest)
     facts: dict[str, Any] = {
@@ -132,10 +146,13 @@ def predict_job(job: Job, worker: Worker) -> InputRecord:
 def predict_jobs(
     jobs: Sequence[Job], worker: Worker, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[InputRecord], list[str]]:
-    """Predict inputs one after the other; what cannot be read is named and passed over.
+    """Predict inputs one after the other; what is refused is named and passed over.
 
     Returns:
-        The records, and one sentence for each input that could not be read.
+        The records, and one sentence for each input that was refused.
+
+    Raises:
+        OutputError: The disk is full; what is finished is kept.
     """
     records, refusals = [], []
     for done, job in enumerate(jobs, start=1):
@@ -177,10 +194,18 @@ def write_results(records: Sequence[InputRecord], refusals: Sequence[str], outpu
 
     Args:
         records: Of the inputs.
-        refusals: What could not be read, in sentences.
+        refusals: Of inputs, in sentences.
         output: The folder.
         run: Facts of the run for the manifest: command, times, environment.
+
+    Raises:
+        OutputError: The disk is full.
     """
+    with _disk_of(output):
+        _write_results(records, refusals, output, run)
+
+
+def _write_results(records: Sequence[InputRecord], refusals: Sequence[str], output: Path, run: dict[str, Any]) -> None:
     contents = [record.model_dump() for record in records]
     write_atomically(output / "results.json", json.dumps(contents, indent=2, allow_nan=False))
     stream = io.StringIO(newline="")
@@ -198,6 +223,19 @@ def write_results(records: Sequence[InputRecord], refusals: Sequence[str], outpu
         **digests_of([output / "results.json", output / "results.csv"], output),
     }
     write_atomically(output / "manifest.json", json.dumps(manifest, indent=2, allow_nan=False))
+
+
+@contextmanager
+def _disk_of(output: Path) -> Iterator[None]:
+    """Tell a full disk, on which no other input would fare better, from what concerns one input."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutputError(
+            f"Expected room for results in {output}, its disk is full. Make room and call again: what is finished is kept."
+        ) from error
 
 
 _WHERE = ("file", "file_from_output")

@@ -35,7 +35,7 @@ class BatchRun(NamedTuple):
     lines: list[str]
     """One for each scan, to be read by people."""
     refusals: list[str]
-    """One sentence for each input that could not be read."""
+    """One sentence for each input that was refused."""
 
 
 def choices(option: str, given: Sequence[str] | None) -> tuple[Any, ...]:
@@ -77,8 +77,9 @@ def predict_inputs(
         display: What a person sees meanwhile.
 
     Raises:
-        InputError: An option or input cannot be, or not one input could be read.
+        InputError: An option or input cannot be, or every input was refused.
         CheckpointError: There is no model, or it is damaged.
+        OutputError: The disk is full; what is finished is kept.
     """
     names = (*get_args(EngineName), _RAY)
     if engine not in names:

@@ -15,7 +15,7 @@ from typing import Any
 
 from slicewise.batch.batch import Options, Worker, predict_job
 from slicewise.batch.inputs import Job
-from slicewise.errors import InputError
+from slicewise.errors import InputError, OutputError
 from slicewise.inference.decoding import Decoder
 from slicewise.inference.predictor import Predictor
 from slicewise.inference.record import InputRecord
@@ -46,10 +46,11 @@ def predict_on_ray(
         progress: Called with the number done and the total.
 
     Returns:
-        The records in the order of the jobs, and one sentence for each input that could not be read.
+        The records in the order of the jobs, and one sentence for each input that was refused.
 
     Raises:
         InputError: Ray is not installed.
+        OutputError: The disk is full; what is finished is kept.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     try:
@@ -79,6 +80,8 @@ def predict_on_ray(
         )
         found: dict[int, dict[str, Any]] = {}
         for answer in answers.iter_rows():
+            if answer["full"]:
+                raise OutputError(answer["full"])
             found[answer["number"]] = answer
             progress(len(found), len(jobs))
     finally:
@@ -97,9 +100,11 @@ class _Actor:
         self.worker = Worker(predictor, Decoder(), options, Path(output))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        record, refusal = "", ""
+        record, refusal, full = "", "", ""
         try:
             record = predict_job(Job(Path(row["path"]), Path(row["target"])), self.worker).model_dump_json()
         except InputError as error:
             refusal = str(error)
-        return {"number": row["number"], "record": record, "refusal": refusal}
+        except OutputError as error:  # raised here, it would come out as an error of Ray's
+            full = str(error)
+        return {"number": row["number"], "record": record, "refusal": refusal, "full": full}
