@@ -14,7 +14,7 @@ from PIL import Image
 from slicewise.batch import batch, explain
 from slicewise.batch.batch import predict_job, predict_jobs, write_results
 from slicewise.batch.inputs import Job, find_inputs
-from slicewise.errors import InputError, OutputError
+from slicewise.errors import InputError, OutputError, UnreadableFileError
 from slicewise.inference import outputs
 
 
@@ -106,6 +106,38 @@ def test_what_is_not_as_it_was_left_is_done_again(data, make_worker, change):
     assert (mask.read_bytes() == before) == (change != "input")
     assert (again.scans[0].statistics is not None) == (change == "options")
     assert again.scans[0].outputs["picture_mask.png"] == hashlib.sha256(mask.read_bytes()).hexdigest()
+
+
+def test_more_time_for_decoding_is_no_other_answer(data, make_worker):
+    job = Job(data / "picture.png", Path("picture"))
+    predict_job(job, make_worker())
+    before = stamps(make_worker().output)
+    predict_job(job, make_worker(timeout_s=60.0))
+    assert stamps(make_worker().output) == before
+
+
+def test_what_was_refused_of_an_input_is_tried_again(data, make_worker):
+    worker, real = make_worker(), make_worker().decoder
+    job = Job(data / "both.zip", Path("both"))
+
+    class WithoutNifti:
+        def read(self, *arguments, **options):
+            picture, _ = real.read(*arguments, **options)
+            return [picture, UnreadableFileError("Expected a decoder, it is not installed.")]
+
+    worker.decoder = WithoutNifti()
+    first = predict_job(job, worker)
+    assert first.refusals == ["Expected a decoder, it is not installed."]
+    worker.decoder = real
+    again = predict_job(job, worker)
+    assert (len(again.scans), again.refusals) == (2, [])
+    assert sorted(files_below(worker.output)) == [
+        "both/a_mask.png",
+        "both/a_overlay.png",
+        "both/volume_mask.nii.gz",
+        "both/volume_montage.png",
+        "both_result.json",
+    ]
 
 
 def test_what_cannot_be_read_is_named_and_leaves_nothing(data, make_worker):

@@ -9,6 +9,7 @@ from rich.console import Console
 from slicewise.batch.batch import Options
 from slicewise.batch.command import predict_inputs
 from slicewise.console import Display
+from slicewise.errors import InputError
 
 
 @pytest.fixture
@@ -48,3 +49,16 @@ def test_what_is_passed_over_is_counted_on_the_screen_and_in_the_manifest(data, 
     assert "picture-seg.png" in screen
     assert written("manifest.json")["passed_over"] == 2
     assert "Passed over" not in call(data / "picture.png")[1]
+
+
+def test_where_every_input_is_refused_no_earlier_answer_stays(data, call, written):
+    call(data / "picture.png")
+    model_id = written("manifest.json")["model_id"]
+    (data / "picture.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"picture\.png"):
+        call(data / "picture.png")
+    assert written("results.json") == []
+    manifest = written("manifest.json")
+    assert (manifest["model_id"], manifest["inputs"], len(manifest["refusals"])) == (model_id, {}, 1)
+    assert sorted(file.name for file in (data.parent / "out").iterdir()) == ["manifest.json", "results.csv", "results.json"]
+    assert len((data.parent / "out" / "results.csv").read_text().splitlines()) == 1

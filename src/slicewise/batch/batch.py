@@ -71,9 +71,9 @@ class Worker:
 def predict_job(job: Job, worker: Worker) -> InputRecord:
     """Predict one input and write its results; or find them finished.
 
-    An input is finished where its record names the same bytes, model, engine, version and options, and the files that it
-    names are as they were written. Earlier results of the input are removed when its prediction begins; where its bytes have
-    changed, before it is read.
+    An input is finished where its record names the same bytes, model, engine, version and options and no refusal, and the
+    files that it names are as they were written. Earlier results of the input are removed when its prediction begins; where
+    its bytes have changed, before it is read.
 
     Raises:
         InputError: Nothing of the input could be read, it can have none of the formats asked for, or a file is in the way
@@ -100,7 +100,7 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
         "model_id": worker.predictor.description.model_id,
         "engine": worker.predictor.engine.name,
         "version": slicewise.__version__,
-        "options": json.loads(json.dumps(asdict(worker.options))),
+        "options": _noted(worker.options),
     }
     finished = _finished(place.record, facts, worker.output)
     if finished is not None:
@@ -182,6 +182,13 @@ def _predict_scan(scan: Scan, target: Path, worker: Worker) -> ScanRecord:
         written.append(_explanation_file(target))
         write_explanation(worker.predictor, result, written[-1])
     return ScanRecord.of(result, digests_of(written, worker.output), describe_result(result) if options.statistics else None)
+
+
+def _noted(options: Options) -> dict[str, Any]:
+    """As they stand in a record: without the time that decoding may take, on which no answer depends."""
+    noted: dict[str, Any] = json.loads(json.dumps(asdict(options)))
+    del noted["timeout_s"]
+    return noted
 
 
 def _possible_files(scan: Scan, target: Path, options: Options) -> list[Path]:
@@ -280,6 +287,8 @@ def _finished(file: Path, facts: dict[str, Any], output: Path) -> InputRecord | 
     except (OSError, ValidationError):
         return None
     if any(getattr(record, name) != value for name, value in facts.items() if name not in _WHERE):
+        return None
+    if record.refusals:  # what could not be read may be by now, such as with a decoder that was installed
         return None
     for scan in record.scans:
         files = [output / name for name in scan.outputs]

@@ -92,8 +92,8 @@ def predict_inputs(
             "itself to have it predicted."
         )
     begun, started = datetime.now(UTC), time.perf_counter()
+    model_id = read_description(model).model_id  # a model that is none is refused here, and not by every worker of Ray
     if engine == _RAY:
-        read_description(model)  # a model that is none is refused here, and not by every worker
         from slicewise.batch.ray_pool import predict_on_ray
 
         with display.bar("predicting", len(jobs)) as progress:
@@ -103,15 +103,13 @@ def predict_inputs(
         with Decoder() as decoder, display.bar("predicting", len(jobs)) as progress:
             worker = Worker(predictor, decoder, options, output, _previewer(display) if preview else lambda result: None)
             records, refusals = predict_jobs(jobs, worker, progress)
-    if not records:
-        raise InputError(" ".join(refusals))
     duration_s = time.perf_counter() - started
     write_results(
         records,
         refusals,
         output,
         {
-            "model_id": records[0].model_id,
+            "model_id": model_id,
             "engine": engine,
             "passed_over": len(passed_over),
             "started": begun.isoformat(timespec="seconds"),
@@ -120,6 +118,8 @@ def predict_inputs(
             "environment": describe_versions(),
         },
     )
+    if not records:
+        raise InputError(" ".join(refusals))
     lines = [_line(record, scan) for record in records for scan in record.scans]
     return BatchRun(len(jobs), lines, refusals)
 

@@ -115,7 +115,7 @@ class InputRecord(_Record):
     version: str
     """Of slicewise."""
     options: dict[str, Any]
-    """What was asked for."""
+    """What was asked for, as far as the results depend on it."""
     scans: list[ScanRecord]
     """One a picture, volume or series."""
     refusals: list[str]
