@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from slicewise.batch import batch
 from slicewise.batch.batch import Options
 from slicewise.batch.command import predict_inputs
 from slicewise.console import Display
@@ -62,3 +63,30 @@ def test_where_every_input_is_refused_no_earlier_answer_stays(data, call, writte
     assert (manifest["model_id"], manifest["inputs"], len(manifest["refusals"])) == (model_id, {}, 1)
     assert sorted(file.name for file in (data.parent / "out").iterdir()) == ["manifest.json", "results.csv", "results.json"]
     assert len((data.parent / "out" / "results.csv").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.json", "manifest.json"])
+def test_a_table_of_something_else_is_not_overwritten(data, call, name):
+    file = data.parent / "out" / name
+    file.parent.mkdir()
+    file.write_text("[1]")
+    with pytest.raises(InputError, match=f"{name}.*--out"):
+        call(data / "picture.png")
+    assert [file.name for file in file.parent.iterdir()] == [name]
+    assert file.read_text() == "[1]"
+
+
+def test_a_call_that_was_interrupted_between_its_tables_is_taken_up(data, call, written, monkeypatch):
+    real = batch.write_atomically
+
+    def interrupt(file, content):
+        if file.name == "results.csv":
+            raise KeyboardInterrupt
+        real(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "write_atomically", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            call(data / "picture.png")
+    call(data / "picture.png")
+    assert len(written("results.json")) == 1

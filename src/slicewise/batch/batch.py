@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,7 +29,7 @@ from slicewise.inference.result import Result
 from slicewise.inference.statistics import describe_result
 from slicewise.records import Scan
 
-__all__ = ["Options", "Worker", "predict_job", "predict_jobs", "write_results"]
+__all__ = ["Options", "Worker", "check_results", "predict_job", "predict_jobs", "write_results"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,24 +214,44 @@ def write_results(records: Sequence[InputRecord], refusals: Sequence[str], outpu
         _write_results(records, refusals, output, run)
 
 
+def check_results(output: Path) -> None:
+    """See that `write_results` will overwrite nothing but what it wrote itself.
+
+    Raises:
+        InputError: A file of one of its names is there, and no manifest of an earlier call.
+    """
+    try:
+        manifest = json.loads((output / _MANIFEST).read_bytes())
+        is_own = str(manifest["format"]).startswith(_FORMAT)
+    except (OSError, ValueError, LookupError, TypeError):
+        is_own = False
+    found = [output / name for name in (_MANIFEST, "results.json", "results.csv") if os.path.lexists(output / name)]
+    if found and not is_own:
+        raise InputError(
+            f"Expected no file that predict would overwrite, found {found[0]}, which no earlier call wrote. Name another "
+            "folder with --out, or move it."
+        )
+
+
 def _write_results(records: Sequence[InputRecord], refusals: Sequence[str], output: Path, run: dict[str, Any]) -> None:
-    contents = [record.model_dump() for record in records]
-    write_atomically(output / "results.json", json.dumps(contents, indent=2, allow_nan=False))
     stream = io.StringIO(newline="")
     table = csv.writer(stream)
     table.writerow(_CSV_COLUMNS)
     table.writerows(_csv_rows(records))
-    write_atomically(output / "results.csv", stream.getvalue())
-    outputs = {file: digest for record in records for scan in record.scans for file, digest in scan.outputs.items()}
+    contents = json.dumps([record.model_dump() for record in records], indent=2, allow_nan=False)
+    files = {"results.json": contents.encode(), "results.csv": stream.getvalue().encode()}
     manifest = {
-        "format": "slicewise-predictions/1",
+        "format": f"{_FORMAT}1",
         **run,
         "inputs": {record.file: record.file_sha256 for record in records},
         "refusals": [*refusals, *(sentence for record in records for sentence in record.refusals)],
-        "outputs": outputs,
-        **digests_of([output / "results.json", output / "results.csv"], output),
+        "outputs": {file: digest for record in records for scan in record.scans for file, digest in scan.outputs.items()},
+        **{name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
-    write_atomically(output / "manifest.json", json.dumps(manifest, indent=2, allow_nan=False))
+    # First, for by it a later call knows the others, should this one be interrupted between them.
+    write_atomically(output / _MANIFEST, json.dumps(manifest, indent=2, allow_nan=False))
+    for name, content in files.items():
+        write_atomically(output / name, content)
 
 
 @contextmanager
@@ -244,6 +266,8 @@ def _disk_of(output: Path) -> Iterator[None]:
             f"Expected room for results in {output}, its disk is full. Make room and call again: what is finished is kept."
         ) from error
 
+
+_MANIFEST, _FORMAT = "manifest.json", "slicewise-predictions/"
 
 _WHERE = ("file", "file_from_output")
 """Facts that change where an input is moved: its results are those of its bytes."""

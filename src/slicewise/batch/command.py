@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from slicewise.batch.batch import Options, Worker, predict_jobs, write_results
+from slicewise.batch.batch import Options, Worker, check_results, predict_jobs, write_results
 from slicewise.batch.inputs import find_inputs
 from slicewise.console import Display
 from slicewise.environment import describe_versions
@@ -84,6 +84,7 @@ def predict_inputs(
     names = (*get_args(EngineName), _RAY)
     if engine not in names:
         raise InputError(f"Expected --engine to be one of {', '.join(names)}, got {engine!r}.")
+    check_results(output)
     passed_over: list[Path] = []
     jobs = find_inputs(inputs, output, passed_over.append)
     if passed_over:
