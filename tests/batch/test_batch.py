@@ -198,6 +198,47 @@ def test_a_slice_that_lies_nowhere_has_its_picture_and_no_dicom_objects(data, ma
     record = predict_job(Job(take_off_the_map(data / "series" / "IM0000"), Path("lost")), make_worker())
     assert sorted(record.scans[0].outputs) == ["lost_mask.png", "lost_overlay.png"]
     assert record.refusals == []
+    assert "ImagePositionPatient" in record.notes[0]
+
+
+def without(folder, *keywords):
+    for file in folder.iterdir():
+        header = pydicom.dcmread(file)
+        for keyword in keywords:
+            delattr(header, keyword)
+        header.save_as(file)
+    return folder
+
+
+def test_a_series_that_can_have_no_dicom_objects_has_a_nifti_and_says_so(data, make_worker):
+    worker, job = make_worker(), Job(without(data / "series", "FrameOfReferenceUID"), Path("s"))
+    record = predict_job(job, worker)
+    assert sorted(record.scans[0].outputs) == ["s_mask.nii.gz", "s_montage.png"]
+    assert np.asarray(nib.load(worker.output / "s_mask.nii.gz").dataobj).sum() == record.scans[0].mask_px > 0
+    assert record.refusals == []
+    (note,) = record.notes
+    assert "missing: FrameOfReferenceUID" in note
+    assert note.endswith("Its mask is in s_mask.nii.gz.")
+    before = stamps(worker.output)
+    assert predict_job(job, worker) == record
+    assert stamps(worker.output) == before
+    assert predict_job(job, make_worker(segment=False)).notes == [note.removesuffix(" Its mask is in s_mask.nii.gz.")]
+
+
+def test_a_series_that_lies_nowhere_says_that_its_mask_is_in_a_picture_alone(data, make_worker):
+    series = without(data / "series", "ImagePositionPatient", "ImageOrientationPatient")
+    record = predict_job(Job(series, Path("s")), make_worker())
+    assert sorted(record.scans[0].outputs) == ["s_montage.png"]
+    assert record.notes[0].endswith("Its mask is in a picture alone.")
+
+
+def test_a_mask_in_the_way_of_the_nifti_instead_is_not_overwritten(data, make_worker):
+    worker = make_worker()
+    worker.output.mkdir()
+    (worker.output / "s_mask.nii.gz").write_bytes(b"drawn by hand")
+    with pytest.raises(InputError, match="s_mask"):
+        predict_job(Job(without(data / "series", "FrameOfReferenceUID"), Path("s")), worker)
+    assert (worker.output / "s_mask.nii.gz").read_bytes() == b"drawn by hand"
 
 
 def test_a_scan_that_cannot_have_a_named_format_costs_itself_alone(data, make_worker):

@@ -2,7 +2,9 @@
 
 import io
 import json
+import zipfile
 
+import pydicom
 import pytest
 from rich.console import Console
 
@@ -90,3 +92,21 @@ def test_a_call_that_was_interrupted_between_its_tables_is_taken_up(data, call, 
             call(data / "picture.png")
     call(data / "picture.png")
     assert len(written("results.json")) == 1
+
+
+def test_what_is_missing_of_an_input_stands_below_its_answer_and_in_the_manifest(data, call, written):
+    with zipfile.ZipFile(data / "both.zip", "a") as archive:
+        archive.writestr("c.png", b"\x89PNG\r\n\x1a\n")
+    for file in (data / "series").iterdir():
+        header = pydicom.dcmread(file)
+        del header.FrameOfReferenceUID
+        header.save_as(file)
+    run, _ = call(data / "both.zip", data / "series")
+    assert run.refusals == []
+    a, b, broken, series, note = run.lines
+    assert ["both.zip, a" in a, "both.zip, volume" in b, "series: tumor" in series] == [True] * 3
+    assert (broken[:10], note[:10]) == ("  Expected",) * 2
+    assert "c.png" in broken
+    assert "FrameOfReferenceUID" in note
+    manifest = written("manifest.json")
+    assert (manifest["refusals"], manifest["notes"]) == ([broken.strip()], [note.strip()])

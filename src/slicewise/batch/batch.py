@@ -110,7 +110,7 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
         return finished
     if place.is_of_other_bytes:
         place.clear()
-    scans, refusals, readable, files = [], [], [], []
+    scans, refusals, notes, readable, files = [], [], [], [], []
     options = worker.options
     read = worker.decoder.read(job.path, options.timeout_s, allow_burned_in=options.allow_burned_in)
     several = sum(not isinstance(item, FileError) for item in read) > 1
@@ -130,13 +130,13 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
     try:
         for scan, target in readable:
             try:
-                scans.append(_predict_scan(scan, target, worker))
+                scans.append(_predict_scan(scan, target, worker, notes.append))
             except InputError as error:  # of this scan alone, such as one that lies nowhere where DICOM was wanted
                 refusals.append(str(error))
         if not scans:
             raise InputError(" ".join(refusals))
         probability = max(scan.probability for scan in scans)
-        record = InputRecord(**facts, probability=probability, scans=scans, refusals=refusals)
+        record = InputRecord(**facts, probability=probability, scans=scans, refusals=refusals, notes=notes)
         write_atomically(place.record, record.model_dump_json(indent=2))
     except (InputError, OSError):
         place.clear()
@@ -166,7 +166,7 @@ def predict_jobs(
     return records, refusals
 
 
-def _predict_scan(scan: Scan, target: Path, worker: Worker) -> ScanRecord:
+def _predict_scan(scan: Scan, target: Path, worker: Worker, note: Callable[[str], None]) -> ScanRecord:
     options = worker.options
     result = worker.predictor.predict(
         scan,
@@ -177,7 +177,7 @@ def _predict_scan(scan: Scan, target: Path, worker: Worker) -> ScanRecord:
         abstain_on=options.abstain_on,
     )
     worker.show(result)
-    written = write_outputs(result, target, options.formats)
+    written = write_outputs(result, target, options.formats, note)
     if options.explain:
         from slicewise.batch.explain import write_explanation
 
@@ -245,6 +245,7 @@ def _write_results(records: Sequence[InputRecord], refusals: Sequence[str], outp
         **run,
         "inputs": {record.file: record.file_sha256 for record in records},
         "refusals": [*refusals, *(sentence for record in records for sentence in record.refusals)],
+        "notes": [sentence for record in records for sentence in record.notes],
         "outputs": {file: digest for record in records for scan in record.scans for file, digest in scan.outputs.items()},
         **{name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }

@@ -33,7 +33,7 @@ class BatchRun(NamedTuple):
     inputs: int
     """How many there were."""
     lines: list[str]
-    """One for each scan, to be read by people."""
+    """One for each scan, and below them what of an input could not be read or written; to be read by people."""
     refusals: list[str]
     """One sentence for each input that was refused."""
 
@@ -121,8 +121,12 @@ def predict_inputs(
     )
     if not records:
         raise InputError(" ".join(refusals))
-    lines = [_line(record, scan) for record in records for scan in record.scans]
-    return BatchRun(len(jobs), lines, refusals)
+    return BatchRun(len(jobs), [line for record in records for line in _lines(record)], refusals)
+
+
+def _lines(record: InputRecord) -> list[str]:
+    scans = [_line(record, scan) for scan in record.scans]
+    return [*scans, *(f"  {sentence}" for sentence in (*record.refusals, *record.notes))]
 
 
 def _line(record: InputRecord, scan: ScanRecord) -> str:

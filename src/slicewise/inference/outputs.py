@@ -79,17 +79,27 @@ def possible_files(scan: Scan, target: Path, wanted: Sequence[Format] = (), *, s
         InputError: The scan can have none of the formats.
     """
     pictures = ("montage.png",) if len(scan.slices) > 1 else ("mask.png", "overlay.png")
-    endings = [ending for name in formats_for(scan.kind, wanted) for ending in _ENDINGS.get(name, pictures)]
+    formats = formats_for(scan.kind, wanted)
+    if not wanted and "dicom-seg" in formats and scan.affine is not None:
+        formats = (*formats, "nifti")  # should there be no segmentation
+    endings = [ending for name in formats for ending in _ENDINGS.get(name, pictures)]
     return [target.with_name(f"{target.name}_{ending}") for ending in endings if segment or ending not in _OF_A_MASK]
 
 
-def write_outputs(result: Result, target: Path, wanted: Sequence[Format] = ()) -> list[Path]:
+def write_outputs(
+    result: Result,
+    target: Path,
+    wanted: Sequence[Format] = (),
+    note: Callable[[str], None] = lambda sentence: None,
+) -> list[Path]:
     """Write a result, each file whole or not at all.
 
     Args:
         result: Of one scan.
         target: Path without endings.
-        wanted: Formats; empty: those of the usual ones that the scan can have.
+        wanted: Formats; empty: those of the usual ones that the scan can have, and NIfTI where DICOM is none of them and the
+            scan says where it lies.
+        note: Told, in a sentence, of usual ones that the scan cannot have.
 
     Returns:
         The files: ``…_mask.nii.gz``, ``…_mask.png``, ``…_overlay.png`` of one slice, ``…_montage.png`` of several,
@@ -112,9 +122,10 @@ def write_outputs(result: Result, target: Path, wanted: Sequence[Format] = ()) -
         if "dicom-seg" in formats or "dicom-sr" in formats:
             try:
                 _write_dicom(result, formats, place)
-            except InputError:
+            except InputError as error:
                 if wanted:
                     raise
+                note(f"{error} {_write_instead(result, place)}".rstrip())
         if "png" in formats:
             _write_pictures(result, place)
     except (InputError, OSError):
@@ -131,6 +142,17 @@ def _write_dicom(result: Result, formats: Sequence[Format], place: Callable[[str
         write_dicom(segmentation, place("seg.dcm"))
     if report is not None:
         write_dicom(report, place("sr.dcm"))
+
+
+def _write_instead(result: Result, place: Callable[[str], Path]) -> str:
+    """Write the mask of a DICOM scan that can have no DICOM results, and say where it is."""
+    if not result.segmented:
+        return ""
+    if result.scan.affine is None:
+        return "Its mask is in a picture alone."
+    file = place("mask.nii.gz")
+    write_nifti(make_nifti(result), file)
+    return f"Its mask is in {file.name}."
 
 
 def _write_pictures(result: Result, place: Callable[[str], Path]) -> None:

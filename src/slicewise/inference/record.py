@@ -119,7 +119,9 @@ class InputRecord(_Record):
     scans: list[ScanRecord]
     """One a picture, volume or series."""
     refusals: list[str]
-    """What of the input could not be read, in sentences."""
+    """What of the input could not be read, or not have a format that was named, in sentences."""
+    notes: list[str]
+    """Usual formats that a scan of the input cannot have, in sentences."""
 
 
 def digests_of(files: Sequence[Path], folder: Path) -> dict[str, str]:
