@@ -43,6 +43,24 @@ def test_a_folder_is_searched_to_the_bottom_and_its_structure_kept(data, out):
     assert {job.path: job.target.as_posix() for job in jobs} == dict(zip(files, targets, strict=True))
 
 
+def test_links_to_folders_are_followed_once(data, out, tmp_path):
+    draw(data / "b" / "1.png")
+    draw(tmp_path / "elsewhere" / "deep" / "2.png"), touch(tmp_path / "elsewhere" / "IM0001", DICOM)
+    (data / "patient").symlink_to(tmp_path / "elsewhere")
+    (data / "again").symlink_to(data / "b")
+    (data / "b" / "loop").symlink_to(data)
+    (tmp_path / "elsewhere" / "deep" / "loop").symlink_to(data / "patient")
+    targets = [job.target.as_posix() for job in find_inputs([data], out)]
+    assert targets == ["b/1", "patient", "patient/deep/2"]
+
+
+def test_results_behind_a_link_are_no_inputs_of_the_next_call(data, out):
+    file = draw(data / "scan.png")
+    draw(out / "deep" / "scan.png")
+    (data / "results").symlink_to(out)
+    assert [job.path for job in find_inputs([data], out)] == [file]
+
+
 def test_the_dicom_files_of_a_folder_are_one_input_by_their_content(data, out):
     touch(data / "series" / "IM0001", DICOM)
     touch(data / "series" / "IM0002", DICOM)

@@ -141,8 +141,7 @@ def _expanded(inputs: Sequence[Path], passed_over: dict[Path, Path]) -> Iterator
 
 
 def _in_folder(folder: Path, output: Path, passed_over: dict[Path, Path]) -> Iterator[Job]:
-    for place, _, names in sorted(os.walk(folder)):
-        inside = Path(place)
+    for inside, names in sorted(_walk(folder)):
         if inside != folder and output in (inside.resolve(), *inside.resolve().parents):
             continue
         files = [inside / name for name in sorted(names) if not name.startswith(".")]
@@ -156,6 +155,21 @@ def _in_folder(folder: Path, output: Path, passed_over: dict[Path, Path]) -> Ite
         if any(is_dicom(file) for file in scans if not _has_ending(file)):
             below = inside.relative_to(folder)
             yield Job(inside, below if below.name else Path(folder.resolve().name))
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder below once, with its files' names; those that only a link leads to come last."""
+    seen: set[Path] = set()
+    starts = [folder]
+    for start in starts:
+        for place, folders, names in os.walk(start):
+            inside = Path(place)
+            if inside.resolve() in seen:
+                folders.clear()
+                continue
+            seen.add(inside.resolve())
+            starts += [inside / name for name in sorted(folders) if (inside / name).is_symlink()]
+            yield inside, names
 
 
 def _has_ending(file: Path) -> bool:
