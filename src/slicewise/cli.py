@@ -387,7 +387,7 @@ def predict(
         print(line)
     print(f"Masks, pictures and results.json are in {out}.", file=sys.stderr)
     if run.refusals:
-        raise InputError(f"{len(run.refusals)} of {run.inputs} inputs were refused: {' '.join(run.refusals)}")
+        raise InputError(f"Refused {len(run.refusals)} of {run.inputs} inputs: {' '.join(run.refusals)}")
 
 
 @app.command()

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from slicewise.batch import batch
-from slicewise.batch.batch import predict_job
-from slicewise.batch.inputs import Job
+from slicewise.batch.batch import predict_job, predict_jobs
+from slicewise.batch.inputs import Job, find_inputs
+from slicewise.batch.place import Place
 from slicewise.errors import InputError
 
 
@@ -52,6 +53,26 @@ def test_masks_drawn_beside_the_inputs_are_not_overwritten(data, make_worker):
         with pytest.raises(InputError, match="_mask"):
             predict_job(Job(data / path, Path(target)), worker)
     assert contents(data) == before
+
+
+@pytest.mark.parametrize("formats", [(), ("nifti", "png"), ("dicom-seg", "dicom-sr", "png")])
+@pytest.mark.parametrize("segment", [False, True])
+def test_all_that_is_written_was_claimed(data, make_worker, monkeypatch, formats, segment):
+    worker = make_worker(formats=formats, segment=segment, explain=segment)
+    claimed = []
+
+    class Watched(Place):
+        def claim(self, files):
+            claimed.extend(file.relative_to(worker.output).as_posix() for file in files)
+            super().claim(files)
+
+    monkeypatch.setattr(batch, "Place", Watched)
+    records, refusals = predict_jobs(find_inputs([data], worker.output), worker)
+    assert refusals == []
+    written = {name for record in records for scan in record.scans for name in scan.outputs}
+    instead = set() if formats or not segment else {"series_mask.nii.gz"}  # it had a segmentation
+    assert set(claimed) - written == instead
+    assert written <= set(claimed)
 
 
 def test_a_file_that_would_not_be_written_is_in_nobodys_way(job, make_worker):

@@ -110,7 +110,9 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
         return finished
     if place.is_of_other_bytes:
         place.clear()
-    scans, refusals, notes, readable, files = [], [], [], [], []
+    scans, readable, files = [], [], []
+    refusals: list[str] = []
+    notes: list[str] = []
     options = worker.options
     read = worker.decoder.read(job.path, options.timeout_s, allow_burned_in=options.allow_burned_in)
     several = sum(not isinstance(item, FileError) for item in read) > 1
