@@ -165,6 +165,16 @@ def test_masks_that_match_a_pattern_are_passed_over(data, out):
     assert passed_over == [label]
 
 
+def test_a_folder_of_masks_or_results_that_matches_a_pattern_is_passed_over(data, out):
+    scan = draw(data / "images" / "1.png")
+    others = [draw(data / "masks" / "1.png"), draw(data / "out" / "1_overlay.png")]
+    passed_over = []
+    assert [job.path for job in find_inputs([data / "*"], data / "out", passed_over.append)] == [scan]
+    assert passed_over == others
+    with pytest.raises(InputError, match="called like masks"):
+        find_inputs([data / "m*"], out)
+
+
 def test_a_mask_that_is_named_itself_is_taken(data, out):
     file = draw(data / "masks" / "1_seg.png")
     assert [job.path for job in find_inputs([file], out)] == [file]

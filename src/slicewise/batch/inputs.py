@@ -62,24 +62,26 @@ def find_inputs(inputs: Sequence[Path], output: Path, pass_over: Callable[[Path]
     """
     jobs: dict[Path, Job] = {}
     passed_over: dict[Path, Path] = {}
-    for given in _expanded(inputs, passed_over):
+    for given, is_named in _expanded(inputs, passed_over):
         if given.is_dir():
             others: dict[Path, Path] = {}
             found = list(_in_folder(given, output.resolve(), others))
             passed_over |= others
-            if not found and others:
-                raise _nothing_left(given)
-            if not found:
+            if not found and not others:
                 raise InputError(
                     f"Expected pictures ({', '.join(sorted(PICTURE_ENDINGS))}), volumes ({', '.join(NIFTI_ENDINGS)}), DICOM "
                     f"or zip files in {given}, found none."
                 )
+            if not found and is_named:
+                raise _nothing_left(given)
         elif given.is_file():
             found = [Job(given, Path(name_of(given)))]
         else:
             raise InputError(f"Expected a file or a folder, found nothing at {given}. Check the path.")
         for job in found:
             jobs.setdefault(job.path.resolve(), job)
+    if not jobs and passed_over:
+        raise _nothing_left(inputs[0])
     for place, file in passed_over.items():
         if place not in jobs:
             pass_over(file)
@@ -123,21 +125,19 @@ def _with_ending(job: Job) -> Job:
     return job if job.path.is_dir() else Job(job.path, job.target.with_name(job.path.name))
 
 
-def _expanded(inputs: Sequence[Path], passed_over: dict[Path, Path]) -> Iterator[Path]:
-    """Patterns that no shell has expanded, such as those in quotes."""
+def _expanded(inputs: Sequence[Path], passed_over: dict[Path, Path]) -> Iterator[tuple[Path, bool]]:
+    """Each path, and whether it was named itself: not by a pattern that no shell has expanded, such as one in quotes."""
     for given in inputs:
         if given.exists() or not _PATTERN & set(str(given)):
-            yield given
+            yield given, True
             continue
         root = Path(given.anchor or ".")
         matches = sorted(root.glob(str(given.relative_to(given.anchor))))
         if not matches:
             raise InputError(f"Expected files that match {given}, found none. Check the pattern.")
-        kept = [match for match in matches if match.is_dir() or not _is_no_scan(match, match.absolute().parent.name)]
-        if not kept:
-            raise _nothing_left(given)
-        passed_over.update((match.resolve(), match) for match in matches if match not in kept)
-        yield from kept
+        others = [match for match in matches if match.is_file() and _is_no_scan(match, match.absolute().parent.name)]
+        passed_over.update((match.resolve(), match) for match in others)
+        yield from ((match, False) for match in matches if match not in others)
 
 
 def _in_folder(folder: Path, output: Path, passed_over: dict[Path, Path]) -> Iterator[Job]:
