@@ -153,6 +153,38 @@ def test_json_has_value_interval_and_what_stands_behind():
     assert undefined == {"value": None, "low": None, "high": None, "n_slices": 0, "n_patients": 0, "interval": None}
 
 
+def test_the_calibration_errors_interval_is_reflected_at_its_value():
+    """All slices of every fourth patient show tumor where the model says 0.05: the error is 0.2, and its spread askew."""
+    rows = [{"patient_id": f"p{n // 4}", "label": n // 4 % 4 == 0, "probability": 0.05} for n in range(80)]
+    error = estimate(make_table(rows), Sample(resamples=1000))["expected_calibration_error"]
+    low, high = percentile_interval(error.resampled, 0.95)
+    assert error.figure.value == pytest.approx(0.2)
+    assert (error.low, error.high) == pytest.approx((0.4 - high, 0.4 - low))
+    assert high - 0.2 > 0.2 - low + 0.01
+    assert error.method == "bootstrap"
+
+
+def test_the_calibration_errors_interval_contains_it_where_percentiles_lie_above():
+    """Of a model that means what it says every resample is further off than the sample."""
+    random = np.random.default_rng(3)
+    rows = [
+        {"patient_id": f"p{number // 10}", "label": bool(random.random() < probability), "probability": probability}
+        for number, probability in enumerate(random.random(200))
+    ]
+    error = estimate(make_table(rows), Sample(resamples=1000))["expected_calibration_error"]
+    assert percentile_interval(error.resampled, 0.95)[0] > error.figure.value
+    assert (error.low, error.high) == (0, error.figure.value)
+
+
+def test_a_calibration_error_of_0_has_no_interval():
+    """One patient's slice of 0.5 shows tumor, the other's does not; drawn twice, either has an error of 0.5."""
+    cases = make_table([{"patient_id": f"p{n}", "label": n == 0, "probability": 0.5} for n in range(2)])
+    error = estimate(cases)["expected_calibration_error"]
+    assert error.figure.value == 0
+    assert set(error.resampled) == {0, 0.5}
+    assert (math.isnan(error.low), math.isnan(error.high), error.method) == (True, True, None)
+
+
 def test_ranks_can_be_left_out():
     cases = random_cases(6)
     without = Resampling(cases, FEW).estimate(Tables.of(cases), ranks=False)

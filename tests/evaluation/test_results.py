@@ -160,6 +160,18 @@ def test_referral_is_chosen_on_val_and_judged_on_test():
     assert found["curve"][-1] == {"coverage": 1, "risk": 0.25}
 
 
+def test_shares_of_wrong_answers_have_intervals_over_patients():
+    """Four patients of five slices each, all wrong in one: Wilson's interval of 5 in 20 would take them as independent. That
+    he is not drawn in four has a probability of 0.75⁴ = 0.32, that he is drawn more than twice of 0.05, in all four of 0.004.
+    """
+    rows = [{"split": "val", "label": True, "slice_id": f"v{number}"} for number in range(10)]
+    rows += [{"label": number >= 5, "is_tumor": True, "patient_id": f"t{number // 5}"} for number in range(20)]
+    cases = make_table(rows).assign(uncertainty=[0.5] * 10 + [0.1] * 20)
+    kept = results_of(cases)["uncertainty"]["kept"]
+    assert (kept["value"], kept["n_slices"]) == (0.25, 20)
+    assert (kept["low"], kept["high"]) == (0, 0.75)
+
+
 def test_explanations_are_compared_with_the_brains_center():
     rows = [{"label": True, "patient_id": f"p{number // 2}", "counts": (1, 0, 0)} for number in range(8)]
     cases = make_table([*rows, {"label": False}])

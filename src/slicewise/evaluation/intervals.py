@@ -125,6 +125,16 @@ class Resampling:
         low, high = self._percentiles(resampled, rows, self.sample.confidence)
         return (low, high) if high - low > _ROUNDING else (math.nan, math.nan)
 
+    def rate_interval(self, rate: float, resampled: NDArray[np.float64], rows: pd.DataFrame) -> tuple[float, float]:
+        """Interval of a share of ``rows``: Wilson's where each is of a patient of its own or all agree, else as `interval`.
+
+        Args:
+            rate: The share, 0..1; NaN without rows, which have no interval.
+            resampled: ``(resamples,)``, what it was in every resample.
+            rows: What is counted, for its patients.
+        """
+        return self._wilson(rate, rows) or self.interval(resampled, rows)
+
     def lower_bound(self, resampled: NDArray[np.float64], rows: pd.DataFrame, confidence: float) -> float:
         """Lower end of the one-sided interval, as `interval`; NaN with fewer than two patients."""
         return self._percentiles(resampled, rows, 2 * confidence - 1)[0]
@@ -168,10 +178,27 @@ class Resampling:
         if math.isnan(figure.value):
             return Estimate(figure, math.nan, math.nan, None, resampled)
         rows = rows_behind(tables, name)
+        wilson = self._wilson(figure.value, rows) if name in _SIMPLE_RATES else None
+        low, high = wilson or self.interval(resampled, rows)
+        if name == "expected_calibration_error" and not math.isnan(low):
+            low, high = _reflect(figure.value, low, high)
+        return Estimate(figure, low, high, "wilson" if wilson else None if math.isnan(low) else "bootstrap", resampled)
+
+    def _wilson(self, rate: float, rows: pd.DataFrame) -> tuple[float, float] | None:
         count = self.count_patients(rows)
-        if name in _SIMPLE_RATES and count >= _FEWEST_PATIENTS and (count == len(rows) or figure.value in (0.0, 1.0)):
-            # Where all slices agree a resample can only say the same: counting each patient once is what remains to be said.
-            low, high = wilson_interval(round(figure.value * count), count, self.sample.confidence)
-            return Estimate(figure, low, high, "wilson", resampled)
-        low, high = self.interval(resampled, rows)
-        return Estimate(figure, low, high, None if math.isnan(low) else "bootstrap", resampled)
+        if count < _FEWEST_PATIENTS or (count < len(rows) and rate not in (0.0, 1.0)):
+            return None
+        # Where all slices agree a resample can only say the same: counting each patient once is what remains to be said.
+        return wilson_interval(round(rate * count), count, self.sample.confidence)
+
+
+def _reflect(value: float, low: float, high: float) -> tuple[float, float]:
+    """The basic interval of a figure that cannot be negative, from its percentiles (Davison and Hinkley 1997, *Bootstrap
+    Methods and their Application*, section 5.2); both NaN where that would be certainty, as of a value of 0.
+
+    A mean of absolute values lies above that of all patients, and a resample's above the sample's in turn: percentiles would
+    add the bias where reflecting them at the value takes it off. Where nearly all resamples lie above the value, it is the
+    upper end.
+    """
+    low, high = max(0.0, 2 * value - high), max(value, 2 * value - low)
+    return (low, high) if high - low > _ROUNDING else (math.nan, math.nan)

@@ -19,7 +19,6 @@ from slicewise.evaluation.intervals import Estimate, Resampling, Sample
 from slicewise.evaluation.metrics import METRICS, Tables
 from slicewise.evaluation.patients import PATIENT_KEYS
 from slicewise.evaluation.selective import area_under_risk_coverage, choose_referral, risk_coverage
-from slicewise.evaluation.statistics import wilson_interval
 from slicewise.evaluation.subgroups import assess_subgroups, name_worst
 
 __all__ = ["FORMAT", "choose_main", "in_order", "summarize"]
@@ -86,7 +85,7 @@ def summarize(cases: pd.DataFrame, volumes: pd.DataFrame, facts: Facts) -> dict[
     results["calibration"] = _calibration(known, resampling, sample)
     results["decision_curve"] = _decision_curve(known)
     results["predictive_values"] = _predictive_values(assessed.estimates, options.prevalences, sample.confidence)
-    results["uncertainty"] = _uncertainty(known, known_val, options.coverage, sample.confidence)
+    results["uncertainty"] = _uncertainty(known, known_val, options.coverage, resampling)
     groups = [group.to_json() for group in assess_subgroups(test, sample)]
     results["subgroups"] = groups
     results["worst_subgroups"] = name_worst(groups)
@@ -189,7 +188,7 @@ def _by_bayes(sensitivity: float, specificity: float, prevalence: float) -> tupl
     return ppv, rejected / (rejected + missed) if rejected + missed > 0 else math.nan
 
 
-def _uncertainty(test: pd.DataFrame, val: pd.DataFrame, coverage: float, confidence: float) -> dict[str, Any] | None:
+def _uncertainty(test: pd.DataFrame, val: pd.DataFrame, coverage: float, resampling: Resampling) -> dict[str, Any] | None:
     """Risk and coverage on test, with the referral threshold of val; None where no uncertainty is known."""
     test, val = test[test["uncertainty"].notna()], val[val["uncertainty"].notna()]
     if test.empty:
@@ -208,18 +207,18 @@ def _uncertainty(test: pd.DataFrame, val: pd.DataFrame, coverage: float, confide
         "coverage_asked": coverage,
         "referral_threshold": threshold,
         "coverage": float(kept.mean()),
-        "kept": _share(errors[kept], confidence),
-        "referred": _share(errors[~kept], confidence),
+        "kept": _share(errors[kept], test[kept], resampling),
+        "referred": _share(errors[~kept], test[~kept], resampling),
         "n_slices": len(test),
         "n_patients": len(test[["source", "patient_id"]].drop_duplicates()),
         "curve": curve.iloc[points][["coverage", "risk"]].to_dict("records"),
     }
 
 
-def _share(errors: NDArray[np.float64], confidence: float) -> dict[str, Any]:
-    count = len(errors)
-    low, high = wilson_interval(int(errors.sum()), count, confidence) if count else (math.nan, math.nan)
-    return {"value": float(errors.mean()) if count else math.nan, "low": low, "high": high, "n_slices": count}
+def _share(errors: NDArray[np.float64], slices: pd.DataFrame, resampling: Resampling) -> dict[str, Any]:
+    value = float(errors.mean()) if len(errors) else math.nan
+    low, high = resampling.rate_interval(value, resampling.means(slices, errors), slices)
+    return {"value": value, "low": low, "high": high, "n_slices": len(slices)}
 
 
 def _explanations(test: pd.DataFrame, resampling: Resampling) -> dict[str, Any] | None:

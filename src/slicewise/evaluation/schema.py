@@ -30,7 +30,7 @@ class Measured(Range):
     n_slices: int
     n_patients: int
     interval: Literal["bootstrap", "wilson"] | None = None
-    """How the interval was made: percentiles of a bootstrap over patients, or Wilson's."""
+    """How the interval was made: by a bootstrap over patients, or Wilson's."""
 
 
 class Share(Range):

@@ -119,8 +119,8 @@ def _of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         "n_tumor_free_test": test["specificity"]["n_slices"],
         "failures": _failures(test),
         "metrics": ", ".join(METRICS[name] for name in METRICS if test[name]["value"] is not None),
-        "intervals": f"{percent(sample['confidence'])} percentile intervals of a bootstrap over patients, Wilson's for "
-        "rates of which each patient gives one",
+        "intervals": f"{percent(sample['confidence'])} percentile intervals of a bootstrap over patients (basic ones of "
+        "the expected calibration error), Wilson's for rates of which each patient gives one",
         "resamples": sample["resamples"],
         "test_figures": "; ".join(main),
         "boundary": "; ".join(boundary) + " (tolerance 2 mm or px)" if boundary else None,
