@@ -161,8 +161,10 @@ def test_referral_is_chosen_on_val_and_judged_on_test():
 
 
 def test_shares_of_wrong_answers_have_intervals_over_patients():
-    """Four patients of five slices each, all wrong in one: Wilson's interval of 5 in 20 would take them as independent. That
-    he is not drawn in four has a probability of 0.75⁴ = 0.32, that he is drawn more than twice of 0.05, in all four of 0.004.
+    """Four patients of five slices each, all wrong in one: Wilson's interval of 5 in 20 would take them as independent.
+
+    That this patient is not drawn in four has a probability of 0.75⁴ = 0.32, that it is drawn three times of 0.047, in all
+    four of 0.004.
     """
     rows = [{"split": "val", "label": True, "slice_id": f"v{number}"} for number in range(10)]
     rows += [{"label": number >= 5, "is_tumor": True, "patient_id": f"t{number // 5}"} for number in range(20)]

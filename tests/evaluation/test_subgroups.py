@@ -34,6 +34,15 @@ def test_groups_are_measured_each_on_its_own():
         assert (group.n_slices, group.n_patients) == ((4, 4) if group.name == "x" else (6, 6))
 
 
+def test_false_masks_count_in_groups_without_a_tumor():
+    """One source: 12 axial slices with a Dice of 160 / 180, 12 coronal ones without tumor, every second with a mask."""
+    cases = [{"plane": "axial", "counts": (80, 10, 10), "label": True} for _ in range(12)]
+    cases += [{"plane": "coronal", "counts": (0, 50 * (number % 2), 0), "label": False} for number in range(12)]
+    assert measure(make_table(cases))["slice_dice"].value == pytest.approx(12 * 160 / 180 / 18)
+    dice = {group.name: group.estimates["slice_dice"].figure for group in groups_of(cases) if group.dimension == "plane"}
+    assert dice == {"axial": (pytest.approx(160 / 180), 12, 12), "coronal": (0, 6, 6)}
+
+
 def test_what_has_one_value_or_none_is_no_dimension():
     assert groups_of([{"label": True, "plane": "axial"}, {"label": True, "plane": "unknown"}, {"label": False}]) == []
 

@@ -48,14 +48,18 @@ def assess_subgroups(cases: pd.DataFrame, sample: Sample) -> list[Subgroup]:
         cases: Test rows of one model.
         sample: How intervals are made.
     """
+    # Whether tumors are outlined at all is asked of the whole side: a false mask in a group without any is wrong as well.
+    # `SHOWN` are figures of slices, so that scans and patients need not be divided.
+    whole, resampling = Tables.of(cases), Resampling(cases, sample)
     groups = []
     for dimension, values in _dimensions(cases):
         names = [name for name in dict.fromkeys(values.dropna()) if name]
         if len(names) < 2:
             continue
         for name in sorted(names, key=_order):
-            of_group = cases[(values == name).fillna(False).to_numpy(bool)]
-            estimates = Resampling(of_group, sample).estimate(Tables.of(of_group))
+            rows = (values == name).fillna(False).to_numpy(bool)
+            of_group = cases[rows]
+            estimates = resampling.estimate(whole._replace(cases=of_group, slice_terms=whole.slice_terms[rows]))
             n_patients = len(of_group[["source", "patient_id"]].drop_duplicates())
             groups.append(
                 Subgroup(dimension, str(name), {shown: estimates[shown] for shown in SHOWN}, len(of_group), n_patients)
