@@ -215,12 +215,9 @@ class Run:
         from slicewise.training.trainer import gather_data, select_phases
 
         data = gather_data(self.sources(), self.store(), self.sides())
-        finished = {
-            phase for phase in select_phases(self.config, only) if (self.folder / phase.folder / "model.json").is_file()
-        }
-        return describe_plan(
-            self.config, data, [phase for phase in select_phases(self.config, only) if phase not in finished]
-        )
+        phases = select_phases(self.config, only, self.folder)
+        unfinished = [phase for phase in phases if not (self.folder / phase.folder / "model.json").is_file()]
+        return describe_plan(self.config, data, unfinished)
 
     def evaluate(self) -> dict[str, Any]:
         """Predict the validation and test slices with every model; write the cases and the figures computed from them."""

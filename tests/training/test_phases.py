@@ -49,6 +49,13 @@ def test_single_task_models_are_trained_for_as_many_epochs():
     assert phases["classification_only"].segmentation_weight == 0
 
 
+def test_single_task_models_are_trained_for_as_long_as_a_further_attempt():
+    planned, phases = ({phase.name: phase.config for phase in plan_phases(CONFIG, epochs)} for epochs in (None, 7))
+    assert phases["segmentation_only"].epochs == 7
+    assert phases["classification_only"].epochs == planned["segmentation"].epochs + 7
+    assert all(phases[name] == planned[name] for name in ("segmentation", "classification", "joint"))
+
+
 def test_a_further_attempt_classifies_less_distills_and_takes_longer():
     joint = next(phase for phase in plan_phases(CONFIG) if phase.name == "joint")
     gate = GateConfig(weight_factor=0.5, length_factor=1.5, distillation_weight=2.0)

@@ -15,7 +15,7 @@ from slicewise.errors import CheckpointError
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
 from slicewise.model.description import read_description
 from slicewise.model.network import MultiTaskNetwork
-from slicewise.training.trainer import gather_data, train_run
+from slicewise.training.trainer import gather_data, select_phases, train_run
 
 ANOTHER = ModelConfig(widths=(2, 4, 8), blocks=(0, 1, 1), decoder_width=2)
 
@@ -94,6 +94,25 @@ def test_a_refused_model_keeps_weights_that_had_no_teacher(small_store, small_co
     assert description.gate["kept"] == "classification"
     assert description.provenance["starts_from"] == read_description(started).weights_sha256
     assert description.provenance["teacher"] is None
+
+
+def test_single_task_models_are_trained_for_as_long_as_the_further_attempt(small_store, small_config, sides, tmp_path):
+    """The gate refuses the joint phase's one epoch and asks for two; the plan of what is left knows, too."""
+    tree = distilling(small_config, teacher=save_decided(tmp_path / "teacher", ANOTHER, -9.0), single_task=True).model_dump()
+    tree["gate"] |= {"margin": 0.01, "attempts": 1, "length_factor": 2.0}
+    tree["phases"]["segmentation"]["epochs"] = 1
+    config = Config.model_validate(tree)
+    for phase in ("segmentation", "classification"):
+        save_decided(tmp_path / "phases" / phase, config.model, 9.0)
+    train(tmp_path, config, small_store, sides)
+    joint = read_description(tmp_path / "phases" / "joint")
+    assert len(joint.gate["attempts"]) == 2
+    expected = {"segmentation": 2, "classification": 1 + 2}
+    for task, epochs in expected.items():
+        description = read_description(tmp_path / "single_task" / task)
+        assert description.provenance["phase"]["epochs"] == len(description.history) == epochs
+    left = select_phases(config, None, tmp_path)[-2:]
+    assert [phase.config.epochs for phase in left] == list(expected.values())
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["distills at once", "in a further attempt"])

@@ -65,14 +65,20 @@ def next_attempt(phase: Phase, gate: GateConfig) -> Phase:
     return replace(phase, config=config, attempt=attempt)
 
 
-def plan_phases(config: Config) -> list[Phase]:
+def plan_phases(config: Config, joint_epochs: int | None = None) -> list[Phase]:
     """The phases of a run in the order of training.
 
     The single-task models are trained as the joint one is, less the other task: *segmentation_only* goes on from the
     segmentation phase for the length and at the rates of the joint phase without the classification loss;
     *classification_only* trains encoder and head, from random weights, for the epochs of both phases together.
+
+    Args:
+        config: The run.
+        joint_epochs: Longest duration of the joint training that was kept, where there is one: the gate may have asked for
+            a longer one than was configured.
     """
     given = config.phases
+    joint_epochs = joint_epochs or given.joint.epochs
     both: tuple[Task, ...] = ("segmentation", "classification")
     phases = [
         Phase("segmentation", "phases/segmentation", 1, given.segmentation, None, ("segmentation",)),
@@ -81,9 +87,11 @@ def plan_phases(config: Config) -> list[Phase]:
     ]
     if not config.training.single_task:
         return phases
-    segmentation_only = given.joint.model_copy(update={"classifier_learning_rate": 0.0, "classification_weight": 0.0})
+    segmentation_only = given.joint.model_copy(
+        update={"epochs": joint_epochs, "classifier_learning_rate": 0.0, "classification_weight": 0.0}
+    )
     classification_only = PhaseConfig(
-        epochs=given.segmentation.epochs + given.joint.epochs,
+        epochs=given.segmentation.epochs + joint_epochs,
         encoder_learning_rate=given.segmentation.encoder_learning_rate,
         classifier_learning_rate=given.segmentation.encoder_learning_rate,
         classification_weight=1.0,

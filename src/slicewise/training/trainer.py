@@ -21,7 +21,7 @@ from slicewise.data.split import SIDES
 from slicewise.data.store import SliceStore
 from slicewise.errors import CheckpointError, ConfigError, TrainingError
 from slicewise.model.checkpoint import load_checkpoint, round_to_half, save_checkpoint
-from slicewise.model.description import Description
+from slicewise.model.description import Description, read_description
 from slicewise.model.network import MultiTaskNetwork, average
 from slicewise.training.gate import Gate, Verdict
 from slicewise.training.interruption import StopRequest, listen_for_stop
@@ -54,13 +54,21 @@ def gather_data(sources: Mapping[str, SourceConfig], store: SliceStore, sides: p
     )
 
 
-def select_phases(config: Config, only: str | None) -> list[Phase]:
+def select_phases(config: Config, only: str | None, folder: Path | None = None) -> list[Phase]:
     """The phases of a run, or the one that is named.
+
+    Args:
+        config: The run.
+        only: Name of the one phase.
+        folder: The run's; where its joint phase has a checkpoint, the single-task phases are as long as that training was.
 
     Raises:
         ConfigError: The run has no such phase.
     """
-    phases = plan_phases(config)
+    joint_epochs = None
+    if folder is not None and (folder / "phases" / "joint" / "model.json").is_file():
+        joint_epochs = read_description(folder / "phases" / "joint").provenance["phase"]["epochs"]
+    phases = plan_phases(config, joint_epochs)
     if only is None:
         return phases
     names = [phase.name for phase in phases]
@@ -115,13 +123,14 @@ def train_run(
     fabric = open_fabric(config.training)
     with listen_for_stop() as stop:
         trainer = _Trainer(folder, config, data, sides, fabric, display if fabric.is_global_zero else None, accept, stop)
-        for phase in plan_phases(config):
-            target = folder / phase.folder
+        for planned in plan_phases(config):
+            target = folder / planned.folder
             if (target / "model.json").is_file():
-                trainer.finished[phase.name] = load_checkpoint(target)[1]
+                trainer.finished[planned.name] = load_checkpoint(target)[1]
                 if fabric.is_global_zero:
                     StateKeeper(target / "states").discard()
-            elif phase in phases:
+            elif planned in phases:
+                (phase,) = select_phases(config, planned.name, folder)  # the joint phase may have ended just now
                 trainer.train(phase, init_from if only is not None or phase.starts_from is None else ())
             fabric.barrier()
 
