@@ -182,6 +182,21 @@ def test_where_both_speak_against_tumors_nothing_is_fitted():
     assert fit_calibration(*heard(head=-1.0, peak=-1.0)) == Calibration()
 
 
+@pytest.mark.parametrize("slope", [0.04, 0.01, 0.003])
+def test_a_loud_model_that_knows_little_gets_the_highest_temperature(slope):
+    """No cliff at the end of the range; the center is the likeliest of that temperature, not that of a flatter curve."""
+    random = np.random.default_rng(4)
+    heads = random.normal(30, 40, size=20_000)
+    labels = random.random(20_000) < expit(slope * heads - 1)
+    fitted = fit_calibration(heads, np.zeros(20_000), labels)
+    assert fitted.temperature == pytest.approx(20)
+    assert fit_temperature(heads - fitted.center, labels) == pytest.approx(20)
+    best = log_loss(labels, answer(fitted, heads))
+    for center in np.linspace(-60, 120, 40):
+        assert best <= log_loss(labels, answer(fitted._replace(center=center), heads)) + 1e-3
+    assert best < log_loss(labels, expit(heads).clip(1e-12, 1 - 1e-12)) - 1
+
+
 def test_a_calibration_needs_both_classes():
     heads, peaks, labels = heard(count=20)
     for one in (np.ones(20, bool), np.zeros(20, bool)):

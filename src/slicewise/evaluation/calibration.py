@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit
 
 from slicewise.evaluation.statistics import wilson_interval
@@ -15,14 +16,16 @@ from slicewise.model.engine import Calibration
 
 __all__ = ["decision_curve", "expected_calibration_error", "fit_calibration", "fit_temperature", "reliability"]
 
-_LOWEST, _HIGHEST = 0.05, 20.0
+_SLOPES = (0.05, 20.0)
+"""Of the probability's logit: the inverses of the highest and the lowest temperature."""
 
 
 def fit_calibration(heads: NDArray[np.float64], peaks: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibration:
     """How the labels follow likeliest from what the two heads say: logistic regression on both logits.
 
     The second level of a stack (Wolpert 1992, https://doi.org/10.1016/S0893-6080(05)80023-1). A weight cannot be negative: a
-    head that speaks for tumor never counts against it. The loss is convex: there is one minimum.
+    head that speaks for tumor never counts against it. The loss is convex: there is one minimum. Temperature and center are
+    then those at which the labels are likeliest for the heads so joined.
 
     Args:
         heads: ``(N,)``, logits of the classification head for cases the model was not trained on.
@@ -43,19 +46,15 @@ def fit_calibration(heads: NDArray[np.float64], peaks: NDArray[np.float64], labe
     labels = labels[finite]
     if labels.all() or not labels.any():
         return Calibration()
-    evidence = np.column_stack([heads[finite], peaks[finite], np.ones(len(labels))])
-    targets = _targets(labels)
-
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        logits = evidence @ weights
-        return _cross_entropy(logits, targets), evidence.T @ (expit(logits) - targets) / len(targets)
-
-    bounds = [(0, None), (0, None), (None, None)]
-    head, peak, offset = minimize(loss, np.zeros(3), jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12).x
-    if head + peak < 1 / _HIGHEST:
+    evidence = np.column_stack([heads[finite], peaks[finite]])
+    constant, unbounded = np.ones(len(labels)), (None, None)
+    head, peak, _ = _regress(np.column_stack([evidence, constant]), labels, [(0, None), (0, None), unbounded])
+    if head + peak == 0:
         return Calibration()
-    total = min(head + peak, 1 / _LOWEST)
-    return Calibration(float(peak / (head + peak)), float(-offset / (head + peak)), float(1 / total))
+    share = peak / (head + peak)
+    joined = evidence @ [1 - share, share]
+    slope, offset = _regress(np.column_stack([joined, constant]), labels, [_SLOPES, unbounded])
+    return Calibration(float(share), float(-offset / slope), float(1 / slope))
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
@@ -78,29 +77,28 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> f
     logits, labels = logits[finite], labels[finite]
     if labels.all() or not labels.any():
         return 1.0
-    targets = _targets(labels)
-    bounds = (math.log(_LOWEST), math.log(_HIGHEST))
-    return math.exp(
-        minimize_scalar(
-            lambda log: _cross_entropy(logits * math.exp(-log), targets),
-            bounds=bounds,
-            method="bounded",
-            options={"xatol": 1e-6},
-        ).x
-    )
+    return float(1 / _regress(logits[:, None], labels, [_SLOPES])[0])
 
 
-def _targets(labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Labels as not quite certain, (P + 1) / (P + 2) for P tumors and 1 / (N + 2) for N others, as Platt (1999) takes them.
+def _regress(
+    evidence: NDArray[np.float64], labels: NDArray[np.bool_], bounds: Sequence[tuple[float | None, float | None]]
+) -> NDArray[np.float64]:
+    """Weights of the columns of ``evidence``, within ``bounds``, at which the labels are likeliest.
 
-    Where the two classes are told apart without an error the likeliest temperature would otherwise be 0.
+    Labels are taken as not quite certain, (P + 1) / (P + 2) for P tumors and 1 / (N + 2) for N others, as Platt (1999) does:
+    where the two classes are told apart without an error the likeliest weights would otherwise be infinite.
     """
     tumors, others = np.count_nonzero(labels), np.count_nonzero(~labels)
-    return np.where(labels, (tumors + 1) / (tumors + 2), 1 / (others + 2))
+    targets = np.where(labels, (tumors + 1) / (tumors + 2), 1 / (others + 2))
 
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits = evidence @ weights
+        entropy = targets * np.logaddexp(0, -logits) + (1 - targets) * np.logaddexp(0, logits)
+        return float(entropy.mean()), evidence.T @ (expit(logits) - targets) / len(targets)
 
-def _cross_entropy(logits: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
-    return float((targets * np.logaddexp(0, -logits) + (1 - targets) * np.logaddexp(0, logits)).mean())
+    start = np.zeros(evidence.shape[1])
+    found: NDArray[np.float64] = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12).x
+    return found
 
 
 def reliability(
