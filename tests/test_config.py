@@ -90,7 +90,11 @@ common = {
         weight_decay=rates,
         single_task=st.booleans(),
     ),
-    "phases": st.builds(PhasesConfig, segmentation=phases, joint=phases),
+    "phases": st.builds(
+        PhasesConfig,
+        segmentation=phases.map(lambda phase: phase.model_copy(update={"classification_weight": 0.0})),
+        joint=phases,
+    ),
     "evaluation": st.builds(EvaluationConfig, sensitivity=st.floats(1e-300, 1)),
 }
 sources = st.builds(
@@ -260,12 +264,23 @@ def test_values_are_frozen():
         ("training: {single_task: false}\nphases: {joint: {segmentation_weight: 0}}", "must be above 0"),
         ("phases: {classification: {classifier_learning_rate: 0}}", "classifier, encoder"),
         ("gate: {confidence: 0.4}", "confidence"),
+        (
+            "phases: {segmentation: {classification_weight: 0.3}}",
+            "phases.segmentation.classification_weight must be 0, got 0.3",
+        ),
+        ("phases: {classification: {segmentation_weight: 2}}", "phases.classification.segmentation_weight must be 0, got 2"),
+        ("phases: {classification: {distillation_weight: 1}}", "phases.classification.distillation_weight must be 0, got 1"),
+        (
+            "phases: {segmentation: {distillation_weight: 1}}",
+            "segmentation.distillation_weight above 0 needs training.teacher",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(written, text, message):
     with pytest.raises(ConfigError, match=message):
         written(f"phantom: {{}}\n{text}")
     written("phantom: {}\ntraining: {single_task: false}\nphases: {segmentation: {encoder_learning_rate: 0}}")
+    written("phantom: {}\ntraining: {teacher: checkpoint}\nphases: {segmentation: {distillation_weight: 1}}")
 
 
 def test_a_loss_reaches_its_parts_alone():

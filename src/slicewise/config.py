@@ -402,3 +402,23 @@ class Config(_Section):
         if self.model.deep_supervision > len(self.model.widths) - 2:
             raise ValueError(f"model.deep_supervision must leave the finest map, at most {len(self.model.widths) - 2}")
         return self
+
+    @model_validator(mode="after")
+    def _first_phases_keep_to_their_tasks(self) -> Config:
+        first, second = self.phases.segmentation, self.phases.classification
+        for name, weight in (
+            ("segmentation.classification_weight", first.classification_weight),
+            ("classification.segmentation_weight", second.segmentation_weight),
+            ("classification.distillation_weight", second.distillation_weight),
+        ):
+            if weight:
+                raise ValueError(
+                    f"phases.{name} must be 0, got {weight:g}: phase segmentation learns masks alone, phase classification "
+                    "labels alone"
+                )
+        if first.distillation_weight and self.training.teacher is None:
+            raise ValueError(
+                "phases.segmentation.distillation_weight above 0 needs training.teacher, the checkpoint whose masks are "
+                f"distilled, got {first.distillation_weight:g} without: no phase comes before; set it to 0 or name a teacher"
+            )
+        return self
