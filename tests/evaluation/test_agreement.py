@@ -5,6 +5,9 @@ import pytest
 from scipy.stats import t as student
 
 from slicewise.evaluation.agreement import bland_altman
+from slicewise.evaluation.metrics import Tables, dice_by_patient, measure
+
+from .tables import make_table
 
 
 def patients(predicted, reference, **changes):
@@ -53,6 +56,21 @@ def test_one_unknown_spacing_makes_all_pixels():
 def test_fewer_than_two_patients_do_not_agree_or_disagree():
     assert bland_altman(patients([1.0], [1.0])) is None
     assert bland_altman(patients([], [])) is None
+
+
+def test_patients_in_whom_rightly_nothing_is_marked_take_part():
+    """Six tumors measured without bias, four free patients without a mask, one with 60 px: 60 / 11, not 60 / 7."""
+    cases = make_table(
+        [{"counts": (100 + n, 5, 5)} for n in range(6)] + [{"counts": (0, 0, 0)}] * 4 + [{"counts": (0, 60, 0)}]
+    )
+    tables = Tables.of(cases)
+    found = bland_altman(tables.patients)
+    assert (found["unit"], found["n_patients"]) == ("px", 11)
+    assert found["bias"]["value"] == pytest.approx(60 / 11)
+    assert found["points"].count({"mean": 0, "difference": 0}) == 4
+    # A Dice they have not, and none of its figures counts them.
+    assert measure(tables)["volume_dice"] == (pytest.approx(sum(1 / (1 + 5 / (100 + n)) for n in range(6)) / 7), 7, 7)
+    assert len(dice_by_patient(cases)) == tables.patients["volume_dice"].notna().sum() == 7
 
 
 def test_equal_volumes_have_no_spread():

@@ -148,14 +148,14 @@ def test_spacing_becomes_that_of_the_grid(table, column_mm, rows_mm, columns_mm)
 def test_volumes_by_hand():
     same = {"patient_id": "p", "spacing_row_mm": 0.5, "spacing_column_mm": 2.0, "spacing_slice_mm": 4.0}
     cases = [same | {"counts": (8, 0, 2)}, same | {"counts": (0, 4, 0)}, {"counts": (5, 5, 5), "patient_id": "q"}]
-    volumes = make_volumes(make_table([*cases, {"counts": (0, 0, 0)}]))
+    volumes = make_volumes(make_table([*cases, {"counts": (0, 0, 0), "patient_id": "r"}]))
     assert {name: str(kind) for name, kind in volumes.dtypes.items()} == {n: kind for n, (kind, _) in VOLUME_COLUMNS.items()}
-    assert volumes["patient_id"].tolist() == ["p", "q"]
-    assert volumes["n_slices"].tolist() == [2, 1]
-    assert volumes[["tp", "fp", "fn"]].to_numpy().tolist() == [[8, 4, 2], [5, 5, 5]]
+    assert volumes["patient_id"].tolist() == ["p", "q", "r"]
+    assert volumes["n_slices"].tolist() == [2, 1, 1]
+    assert volumes[["tp", "fp", "fn"]].to_numpy().tolist() == [[8, 4, 2], [5, 5, 5], [0, 0, 0]]
     assert volumes["predicted_ml"].tolist()[0] == pytest.approx(12 * 4 / 1000)
     assert volumes["reference_ml"].tolist()[0] == pytest.approx(10 * 4 / 1000)
-    assert volumes[["predicted_ml", "reference_ml"]].isna().all(axis=1).tolist() == [False, True]
+    assert volumes[["predicted_ml", "reference_ml"]].isna().all(axis=1).tolist() == [False, True, True]
 
 
 def test_a_scan_with_an_unknown_mask_is_no_volume():

@@ -17,6 +17,9 @@ _LIMIT = 1.96
 def bland_altman(patients: pd.DataFrame, confidence: float = 0.95) -> dict[str, Any] | None:
     """Bias and limits of agreement of tumor volumes (Bland and Altman 1986, https://doi.org/10.1016/S0140-6736(86)90837-8).
 
+    Every patient of whom the volume is known takes part, those in whom rightly nothing is marked as well: with false masks
+    alone the bias would be that of the errors.
+
     Args:
         patients: Of one model, see `slicewise.evaluation.patients.make_patients`.
         confidence: Of the intervals; the limits are those of 95 % of the differences.

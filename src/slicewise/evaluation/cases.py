@@ -163,8 +163,8 @@ def make_volumes(cases: pd.DataFrame, distances: pd.DataFrame | None = None) -> 
     """Add up the slices of each scan.
 
     Only scans of which every mask is known, of sources and sequences in which tumors are outlined, see `are_outlined`: where
-    the tumor's own slices cannot be scored, what is left of a scan is no volume. Scans without a pixel of tumor or mask are
-    left out, their Dice is undefined.
+    the tumor's own slices cannot be scored, what is left of a scan is no volume. A scan without a pixel of tumor or mask has
+    volumes of 0, and no Dice.
 
     Args:
         cases: A table of cases, of any number of models.
@@ -188,7 +188,7 @@ def make_volumes(cases: pd.DataFrame, distances: pd.DataFrame | None = None) -> 
         fn=("fn", "sum"),
         voxel_ml=("voxel_ml", "mean"),
     ).reset_index()
-    volumes = volumes[volumes["known"] & (volumes[["tp", "fp", "fn"]].sum(axis=1) > 0)]
+    volumes = volumes[volumes["known"]]
     volumes["predicted_ml"] = (volumes["tp"] + volumes["fp"]) * volumes["voxel_ml"]
     volumes["reference_ml"] = (volumes["tp"] + volumes["fn"]) * volumes["voxel_ml"]
     if distances is not None and len(distances):

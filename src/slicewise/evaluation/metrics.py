@@ -191,14 +191,14 @@ def count_behind(rows: pd.DataFrame) -> tuple[int, int]:
 
 
 def dice_by_patient(cases: pd.DataFrame) -> pd.Series[float]:
-    """Volume Dice by ``source`` and ``patient_id``, the mean where a patient has several scans.
+    """Volume Dice by ``source`` and ``patient_id``, the mean where a patient has several scans; of those with tumor or mask.
 
     Args:
         cases: As for `measure`.
     """
     volumes = make_volumes(cases)
     scores = 2 * volumes["tp"] / (2 * volumes["tp"] + volumes["fp"] + volumes["fn"])
-    return volumes.assign(dice=scores).groupby(["source", "patient_id"])["dice"].mean()
+    return volumes.assign(dice=scores).groupby(["source", "patient_id"])["dice"].mean().dropna()
 
 
 def choose_threshold(

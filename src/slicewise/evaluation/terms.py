@@ -106,13 +106,18 @@ def slice_terms(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def volume_terms(volumes: pd.DataFrame) -> pd.DataFrame:
-    """Terms of each scan, ``(N, terms)`` float64.
+    """Terms of each scan, ``(N, terms)`` float64; 0 where it has neither tumor nor mask, and so no Dice.
 
     Args:
         volumes: Rows of one model of `slicewise.evaluation.cases.make_volumes`.
     """
     tp, fp, fn = (volumes[name].to_numpy(float) for name in ("tp", "fp", "fn"))
-    terms = {"volumes": np.ones(len(volumes)), "volume_dice": 2 * tp / (2 * tp + fp + fn), "volume_iou": tp / (tp + fp + fn)}
+    total = tp + fp + fn
+    terms = {
+        "volumes": (total > 0).astype(float),
+        "volume_dice": np.divide(2 * tp, total + tp, out=np.zeros(len(volumes)), where=total > 0),
+        "volume_iou": np.divide(tp, total, out=np.zeros(len(volumes)), where=total > 0),
+    }
     return pd.DataFrame(terms | _distance_terms(volumes, "volume_"), index=volumes.index)
 
 
