@@ -151,9 +151,9 @@ def test_each_rate_of_the_heads_has_an_interval_and_n_of_its_own(results, patien
 def test_one_model_is_held_against_two(results, patients):
     assert not any("million" in text for text in texts(results, patients))
     results["single_task"] = {"segmentation": model(), "classification": model()}
-    assert "2.00 million parameters does what the two do with 4.00 million (50.0 %)" in the_one(
-        texts(results, patients), "One model"
-    )
+    # Not that it does so as well: that is what the comparisons say.
+    said = the_one(texts(results, patients), "One model of 2.00 million parameters answers both questions")
+    assert "those trained for one each have 4.00 million together, it has 50.0 % of that" in said
 
 
 def test_what_was_not_measured_is_said_and_nothing_is_made_up(results, patients):
@@ -208,6 +208,15 @@ def test_grad_cam_is_held_against_the_center_of_the_brain(results, patients, low
     assert "correlation" not in the_one(texts(results, patients, kind), "Grad-CAM")
 
 
+def test_grad_cam_that_was_held_against_nothing_is_a_warning(results, patients):
+    blank = {"pointing": {"value": None, "low": None, "high": None}}
+    results["explanations"] = {"cam": {"pointing": {"value": 0.6}}, "center": blank, "above_center": blank}
+    results["explanations"] |= {"randomized_similarity": None, "n_slices": 50, "n_patients": 12}
+    said = the_one(texts(results, patients, "warning"), "Grad-CAM")
+    assert "60.0 % of the slices with one; pointing at the brain's center was not scored" in said
+    assert said.endswith("(n = 50 slices of 12 patients).")
+
+
 @pytest.mark.parametrize(("area", "kind"), [(0.02, "finding"), (0.2, "warning")])
 def test_an_uncertainty_that_tells_nothing_is_called_so(results, patients, area, kind):
     share = {"value": 0.05}
@@ -249,5 +258,7 @@ def test_the_gates_verdict_stands_in_the_report(results, patients):
     assert "in 2 of 2 attempts" in refused
     assert "at least -0.020" in refused
     assert "model of the classification phase is kept" in refused
+    joint["gate"]["attempts"].reverse()
+    assert "(best: mean difference +0.013, at least -0.020" in the_one(texts(results, patients, "warning"), "gate refused")
     joint["gate"]["attempts"] = [verdict(None, 0)]
     assert "no patient could be compared" in the_one(texts(results, patients, "warning"), "gate refused")

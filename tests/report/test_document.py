@@ -72,6 +72,12 @@ def test_one_model_and_one_class_leave_a_report_that_says_so(tmp_path):
     assert "no operating point to recommend" in page
 
 
+def test_a_table_may_score_grad_cam_alone(published, tmp_path):
+    pd.read_csv(published).assign(cam_pointing=0.5).to_csv(published, index=False)
+    page = write_report(published, tmp_path / "out").read_text()
+    assert "center was not scored" in page
+
+
 def test_a_table_that_cannot_be_used_leaves_nothing(tmp_path):
     (tmp_path / "bad.csv").write_text("patient_id,label\np1,1\n")
     with pytest.raises(InputError, match="probability"):

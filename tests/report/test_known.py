@@ -107,6 +107,18 @@ def test_the_rule_of_the_threshold_is_that_of_the_configuration(known, monkeypat
     assert known(models, cases)["threshold_rule"] == f"{rule}, {lowered}"
 
 
+@pytest.mark.parametrize(("split", "said"), [("{}", "none"), ("{held_out: [b, c]}", "b, c")])
+def test_sources_held_out_as_a_whole_are_no_internal_testing(known, monkeypatch, split, said):
+    monkeypatch.setitem(globals(), "CONFIG", CONFIG + f"split: {split}\n")
+    found = known({"joint": model("1" * 12, ())}, decided(1, 0.9, 3))
+    assert found["held_out"] == said
+    items = {item.number: item for item in fill(found)[0].items}
+    assert f"everybody of a source held out as a whole ({said})" in items[19].answer
+    assert f"internal but for sources held out as a whole ({said})" in items[32].answer
+    assert f"took part in training or tuning: {said}." in items[33].answer
+    assert "Internal" not in items[37].answer
+
+
 def test_nought_scored_slices_are_said(known):
     found = known({"joint": model("1" * 12, ())}, decided(1, 0.9, 2))
     assert (found["n_tumor_test"], found["n_tumor_free_test"]) == (2, 0)

@@ -41,6 +41,7 @@ FACTS = {
     "n_tumor_test": "Test slices with tumor that classification is scored on.",
     "n_tumor_free_test": "Test slices without tumor, alike.",
     "split_shares": "Shares of training, tuning and testing.",
+    "held_out": "Names of the sources all of whose patients are tested on, or none.",
     "duplicates": "How many groups of copies were found, and what was done with them.",
     "skipped_files": "Number of files skipped because they cannot be read.",
     "unknown_annotations": "How many slices have no known label or no known mask.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -165,12 +166,13 @@ def _gate(results: Mapping[str, Any]) -> Iterator[Sentence]:
     gate = results["phases"].get("joint", {}).get("gate")
     if gate is None:
         return
-    last = gate["attempts"][-1]
+    # An attempt that is accepted is the last, and nearer than those refused before.
+    best = max(gate["attempts"], key=lambda attempt: -math.inf if attempt["low"] is None else attempt["low"])
     measured = "no patient could be compared"
-    if last["low"] is not None:
+    if best["low"] is not None:
         measured = (
-            f"mean difference {last['difference']:+.3f}, at least {last['low']:+.3f} with {percent(last['confidence'])} "
-            f"confidence, {last['n_patients']} patients; margin {last['margin']:g}"
+            f"mean difference {best['difference']:+.3f}, at least {best['low']:+.3f} with {percent(best['confidence'])} "
+            f"confidence, {best['n_patients']} patients; margin {best['margin']:g}"
         )
     if gate["accepted"]:
         yield Sentence(
@@ -215,8 +217,8 @@ def _against_models(results: Mapping[str, Any]) -> Iterator[Sentence]:
         two = sum(single[task]["parameters"] for task in ("segmentation", "classification"))
         yield Sentence(
             "finding",
-            f"One model of {joint['parameters'] / 1e6:.2f} million parameters does what the two do with "
-            f"{two / 1e6:.2f} million ({percent(joint['parameters'] / two)}).",
+            f"One model of {joint['parameters'] / 1e6:.2f} million parameters answers both questions; those trained for one "
+            f"each have {two / 1e6:.2f} million together, it has {percent(joint['parameters'] / two)} of that.",
         )
 
 
@@ -299,17 +301,22 @@ def _explanations(results: Mapping[str, Any]) -> Iterator[Sentence]:
     explained = results["explanations"]
     if explained is None:
         return
-    above = explained["above_center"]["pointing"]
+    center, above = explained["center"]["pointing"]["value"], explained["above_center"]["pointing"]
     better = above["low"] is not None and above["low"] > 0
     similarity = ""
     if explained["randomized_similarity"] is not None:
         similarity = f" Its rank correlation with the map of randomized weights is {explained['randomized_similarity']:.2f}."
+    if center is None:
+        compared = "pointing at the brain's center was not scored, so the map was not shown to tell more than that ("
+    else:
+        compared = (
+            f"pointing at the brain's center does in {percent(center)}, so the map "
+            f"{'tells more than' if better else 'was not shown to tell more than'} the center (difference {_signed(above)}, "
+        )
     yield Sentence(
         "finding" if better else "warning",
         f"Grad-CAM's strongest point lies on the tumor in {percent(explained['cam']['pointing']['value'])} of the slices "
-        f"with one; pointing at the brain's center does in {percent(explained['center']['pointing']['value'])}, so the map "
-        f"{'tells more than' if better else 'was not shown to tell more than'} the center (difference {_signed(above)}, "
-        f"{behind(explained)}).{similarity}",
+        f"with one; {compared}{behind(explained)}).{similarity}",
     )
 
 

@@ -142,10 +142,11 @@ def _of_results(results: Mapping[str, Any]) -> dict[str, Any]:
         )
     if results["explanations"]:
         explained = results["explanations"]
+        center = explained["center"]["pointing"]["value"]
+        by_center = "" if center is None else f"by the brain's center in {percent(center)}, "
         known["explanation"] = (
             "HiResCAM of the classification head, scored against the masks: strongest point on the tumor in "
-            f"{percent(explained['cam']['pointing']['value'])} of the slices, by the brain's center in "
-            f"{percent(explained['center']['pointing']['value'])}, {behind(explained)}"
+            f"{percent(explained['cam']['pointing']['value'])} of the slices, {by_center}{behind(explained)}"
         )
         if explained["randomized_similarity"] is not None:
             similarity = f"{explained['randomized_similarity']:.2f}"
@@ -246,6 +247,7 @@ def _of_config(config: Config) -> dict[str, Any]:
     known: dict[str, Any] = {
         "seed": config.seed,
         "split_shares": f"train {split.train:g}, val {split.val:g}, test {1 - split.train - split.val:g}",
+        "held_out": ", ".join(split.held_out) or "none",
         "preprocessing": f"aspect ratio kept, padded or scaled to 256×256, foreground z-score ({PREPROCESSING})",
         "augmentation": changes,
         "architecture": "residual encoder behind a space-to-depth stem, feature-pyramid decoder, one classification head; "
