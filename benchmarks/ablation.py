@@ -26,7 +26,7 @@ from slicewise.data.dataset import find_targets
 from slicewise.evaluation.cases import make_volumes
 from slicewise.evaluation.evaluate import evaluate
 from slicewise.evaluation.facts import Facts
-from slicewise.evaluation.metrics import measure
+from slicewise.evaluation.metrics import dice_by_patient, measure
 from slicewise.evaluation.record import Record
 from slicewise.evaluation.seeds import compare_runs, tabulate_runs
 from slicewise.evaluation.table import read_cases
@@ -176,7 +176,9 @@ def main(arguments: argparse.Namespace) -> dict[str, Figure]:
             if variant == "base":
                 bases.append(run)
     print(tabulate(cells))
-    n_patients = sum(measure(predict(run, "phases/joint", "val"))["volume_dice"].n_patients for run in bases)
+    # Each seed divides the patients anew: one may be a validation patient of several.
+    validated = pd.concat([dice_by_patient(predict(run, "phases/joint", "val")) for run in bases])
+    n_patients = validated.index.nunique()
     compared = compare(bases) if len(bases) > 1 else {}
     return {**compared, "validation_patients": Figure(n_patients, "patients", len(bases))}
 
