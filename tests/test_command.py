@@ -247,6 +247,12 @@ def test_a_training_that_cannot_be_is_refused(run, arguments, mentions):
     assert not (run / "phases").exists()
 
 
+def test_the_report_of_a_run_goes_nowhere_else(tmp_path):
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "run"), "--out", str(tmp_path / "x")])
+    assert isinstance(done.exception, SlicewiseError)
+    assert "--out with --from alone" in str(done.exception)
+
+
 def test_a_finished_run_is_not_overwritten(finished_run):
     before = (finished_run / "results.json").read_bytes()
     done = slicewise("run", finished_run.parent / "tiny.yaml", "--out", finished_run)

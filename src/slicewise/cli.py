@@ -213,7 +213,7 @@ def train(
     changes = [*(settings or ()), *(f"training.{name}={value}" for name, value in options.items() if value is not None)]
     opened = _open(run, changes)
     if dry_run:
-        print(opened.plan(only=phase))
+        print(opened.plan(only=phase, init_from=init_from or ()))
         return
     from slicewise.training.processes import is_launched, launch
 
@@ -268,12 +268,14 @@ def report(
     table: Annotated[
         Path | None, typer.Option("--from", metavar="TABLE", help="Table of cases (CSV or Parquet), of any system.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for what is written; needed with --from.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for what is written; with --from alone.")] = None,
 ) -> None:
     """Write the self-contained report.html and results.json, from a run or from a table of cases alone."""
     if (run is None) == (table is None):
         raise InputError("Expected the folder of a run, or --from with a table of cases; got both or neither.")
     if table is None:
+        if out is not None:
+            raise InputError(f"Expected --out with --from alone, got {out}: the report of a run goes into its folder.")
         print(_open(Path(str(run))).report())
         return
     if out is None:

@@ -209,15 +209,15 @@ class Run:
                     "with it, or remove that folder to begin the phase again."
                 )
 
-    def plan(self, *, only: str | None = None) -> str:
+    def plan(self, *, only: str | None = None, init_from: Sequence[Path] = ()) -> str:
         """What `train` would do, in words; a few steps are taken, and forgotten, to estimate the time."""
         from slicewise.training.plan import describe_plan
-        from slicewise.training.trainer import gather_data, select_phases
+        from slicewise.training.trainer import gather_data, hand_out, select_phases
 
         data = gather_data(self.sources(), self.store(), self.sides())
         phases = select_phases(self.config, only, self.folder)
         unfinished = [phase for phase in phases if not (self.folder / phase.folder / "model.json").is_file()]
-        return describe_plan(self.config, data, unfinished)
+        return describe_plan(self.config, data, unfinished, hand_out(init_from, unfinished, only))
 
     def evaluate(self) -> dict[str, Any]:
         """Predict the validation and test slices with every model; write the cases and the figures computed from them."""

@@ -1,6 +1,7 @@
 """What a phase's checkpoint says beside its weights, and whose masks a phase distills."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,12 @@ from rich.console import Console
 from slicewise.config import Config, ModelConfig
 from slicewise.console import Display
 from slicewise.data.descriptors import fit_domain
-from slicewise.errors import CheckpointError
+from slicewise.errors import CheckpointError, ConfigError
 from slicewise.model.checkpoint import load_checkpoint, save_checkpoint
 from slicewise.model.description import read_description
 from slicewise.model.network import MultiTaskNetwork
-from slicewise.training.trainer import gather_data, select_phases, train_run
+from slicewise.training.plan import describe_plan
+from slicewise.training.trainer import gather_data, hand_out, select_phases, train_run
 
 ANOTHER = ModelConfig(widths=(2, 4, 8), blocks=(0, 1, 1), decoder_width=2)
 
@@ -127,6 +129,33 @@ def test_a_teacher_that_is_not_there_is_refused_before_anything_is_trained(
     with pytest.raises(CheckpointError, match="nowhere"):
         train(tmp_path / "run", config, small_store, sides)
     assert not (tmp_path / "run").exists()
+
+
+def test_given_weights_are_those_of_phases_that_would_start_from_random_ones(small_config):
+    phases, paths = select_phases(small_config, None), [Path("a"), Path("b")]
+    assert hand_out(paths, phases, None) == {"segmentation": paths, "classification_only": paths}
+    assert hand_out(paths, phases[2:3], "joint") == {"joint": paths}
+    assert hand_out((), phases[1:3], None) == {}
+
+
+def test_given_weights_that_no_phase_would_look_at_are_refused(small_store, small_config, sides, tmp_path):
+    config = distilling(small_config)
+    for phase in ("segmentation", "classification"):
+        save_decided(tmp_path / "phases" / phase, config.model, 0.0)
+    data, display = gather_data(config.sources, small_store, sides), Display(Console(file=io.StringIO()))
+    with pytest.raises(ConfigError, match="--init-from replaces them, got joint"):
+        train_run(tmp_path, config, data, sides, display, init_from=[tmp_path / "phases" / "segmentation"])
+    assert not (tmp_path / "phases" / "joint").exists()
+
+
+def test_the_plan_names_the_weights_that_were_given(small_store, small_config, sides, tmp_path):
+    given = [save_decided(tmp_path / name, small_config.model, 0.0) for name in "ab"]
+    data, (first, *_) = gather_data(small_config.sources, small_store, sides), select_phases(small_config, None)
+    plan = describe_plan(small_config, data, [first], {"segmentation": given})
+    assert f"starts from  {given[0]} and {given[1]}\n" in plan
+    assert "starts from  random weights\n" in describe_plan(small_config, data, [first])
+    with pytest.raises(CheckpointError, match="nowhere"):
+        describe_plan(small_config, data, [first], {"segmentation": [tmp_path / "nowhere"]})
 
 
 def test_a_finished_run_asks_no_longer_for_its_teacher(small_store, small_config, sides, tmp_path):

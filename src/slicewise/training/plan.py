@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim import AdamW
 from slicewise.config import Config
 from slicewise.data.dataset import Epoch, count_steps
 from slicewise.model.checkpoint import load_checkpoint
+from slicewise.model.description import read_description
 from slicewise.model.engine import infer
 from slicewise.model.network import PARTS, MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
@@ -27,7 +29,9 @@ _TIMED_STEPS = 4
 _UNCOUNTED = 1
 
 
-def describe_plan(config: Config, data: Data, phases: Sequence[Phase]) -> str:
+def describe_plan(
+    config: Config, data: Data, phases: Sequence[Phase], given: Mapping[str, Sequence[Path]] | None = None
+) -> str:
     """A paragraph a phase: what trains, what is frozen, from where, with which losses, how long.
 
     The time is estimated from a few steps, without compilation, on the machine at hand; early stopping may shorten it.
@@ -36,11 +40,14 @@ def describe_plan(config: Config, data: Data, phases: Sequence[Phase]) -> str:
         config: The run.
         data: What it trains on.
         phases: Those that would be trained.
+        given: Checkpoints that some of them would start from, by name.
 
     Raises:
         TrainingError: As the training itself would, for want of slices or of the accelerator.
-        CheckpointError: There is no checkpoint where ``training.teacher`` says.
+        CheckpointError: There is no checkpoint where ``training.teacher`` or ``given`` says.
     """
+    for checkpoint in {path for paths in (given or {}).values() for path in paths}:
+        read_description(checkpoint)
     if not phases:
         return "Nothing is left to train: every phase has its checkpoint."
     paragraphs, total_s = [], 0.0
@@ -60,7 +67,9 @@ def describe_plan(config: Config, data: Data, phases: Sequence[Phase]) -> str:
         }
         size, whole = (network.count_parameters(parts) / 1e6 for parts in (trained, PARTS))
         facts = {
-            "starts from": phase.starts_from or "random weights",
+            "starts from": " and ".join(map(str, (given or {}).get(phase.name, ())))
+            or phase.starts_from
+            or "random weights",
             "trains": f"{', '.join(f'{part} at {rate:g}' for part, rate in phase.trained_parts.items())}; "
             f"{size:.2f} of {whole:.2f} million parameters",
             "frozen": ", ".join(part for part in PARTS if part not in trained) or "nothing",

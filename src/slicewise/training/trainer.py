@@ -33,7 +33,7 @@ from slicewise.training.supervision import Data, check_supervision
 from slicewise.training.validate import Validation, validate
 from slicewise.training.watch import Watchers
 
-__all__ = ["gather_data", "is_interrupted", "select_phases", "train_run"]
+__all__ = ["gather_data", "hand_out", "is_interrupted", "select_phases", "train_run"]
 
 _PARTS_OF_TASK = {"segmentation": ("encoder", "decoder"), "classification": ("encoder", "classifier")}
 
@@ -77,6 +77,29 @@ def select_phases(config: Config, only: str | None, folder: Path | None = None) 
     return [phase for phase in phases if phase.name == only]
 
 
+def hand_out(init_from: Sequence[Path], unfinished: Sequence[Phase], only: str | None) -> dict[str, Sequence[Path]]:
+    """The given checkpoints by the names of the phases that start from them: the one named, or those with random weights.
+
+    Args:
+        init_from: Checkpoints.
+        unfinished: Phases that are left to train.
+        only: Name of the one phase to train.
+
+    Raises:
+        ConfigError: No phase starts from them, and they would not be looked at.
+    """
+    if not init_from:
+        return {}
+    heirs = [phase.name for phase in unfinished if only is not None or phase.starts_from is None]
+    if not heirs:
+        left = ", ".join(phase.name for phase in unfinished) or "none"
+        raise ConfigError(
+            f"Expected a phase left to train that starts from random weights, as --init-from replaces them, got {left}. "
+            "Name the phase with --phase, or leave --init-from out."
+        )
+    return dict.fromkeys(heirs, init_from)
+
+
 def is_interrupted(folder: Path, phase: Phase) -> bool:
     """A training of this phase was begun and has not ended."""
     target = folder / phase.folder
@@ -108,7 +131,7 @@ def train_run(
         accept: Called, in the first of several processes, when a phase begins.
 
     Raises:
-        ConfigError: The run has no phase ``only``.
+        ConfigError: The run has no phase ``only``, or none that is left starts from ``init_from``.
         CheckpointError: A phase that another starts from, or one of ``init_from``, has another architecture; there is no
             checkpoint where ``training.teacher`` says, which is said before the first phase begins.
         StoppedError: SIGTERM or Ctrl-C.
@@ -118,6 +141,7 @@ def train_run(
     for phase in phases:
         check_supervision(phase, data)
     unfinished = [phase for phase in phases if not (folder / phase.folder / "model.json").is_file()]
+    given = hand_out(init_from, unfinished, only)
     if unfinished and config.training.teacher is not None:
         load_checkpoint(config.training.teacher)  # it may be asked for the first time hours from now
     fabric = open_fabric(config.training)
@@ -131,7 +155,7 @@ def train_run(
                     StateKeeper(target / "states").discard()
             elif planned in phases:
                 (phase,) = select_phases(config, planned.name, folder)  # the joint phase may have ended just now
-                trainer.train(phase, init_from if only is not None or phase.starts_from is None else ())
+                trainer.train(phase, given.get(phase.name, ()))
             fabric.barrier()
 
 
