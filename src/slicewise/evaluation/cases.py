@@ -18,6 +18,7 @@ __all__ = [
     "VOLUME_COLUMNS",
     "VOLUME_KEYS",
     "Column",
+    "are_judged",
     "are_outlined",
     "make_cases",
     "make_volumes",
@@ -195,6 +196,16 @@ def make_volumes(cases: pd.DataFrame, distances: pd.DataFrame | None = None) -> 
         volumes = volumes.merge(distances, on=VOLUME_KEYS, how="left", validate="one_to_one")
     columns = {name: kind for name, (kind, _) in VOLUME_COLUMNS.items()}
     return volumes.reindex(columns=list(columns)).astype(columns).reset_index(drop=True)
+
+
+def are_judged(cases: pd.DataFrame) -> pd.Series[bool]:
+    """Rows whose answer is scored: there is one, the label is known, and the source's labels take part.
+
+    Args:
+        cases: A table of cases, of any number of models.
+    """
+    judged = cases["label"].notna() & cases["classification"].fillna(False) & cases["probability"].notna()
+    return judged.astype(bool)
 
 
 def are_outlined(cases: pd.DataFrame) -> pd.Series[bool]:

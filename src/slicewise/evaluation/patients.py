@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from slicewise.evaluation.cases import are_judged
+
 __all__ = ["PATIENT_KEYS", "VOLUMES", "assign_clusters", "make_patients"]
 
 PATIENT_KEYS = ["model", "split", "source", "patient_id"]
@@ -32,7 +34,7 @@ def make_patients(cases: pd.DataFrame, volumes: pd.DataFrame) -> pd.DataFrame:
         means over the patient's scans of ``volume_dice`` and `VOLUMES`.
     """
     everybody = cases.groupby(PATIENT_KEYS, sort=True).size().rename("n_slices")
-    known = cases[cases["label"].notna() & cases["classification"].fillna(False) & cases["probability"].notna()]
+    known = cases[are_judged(cases)]
     answers = known.groupby(PATIENT_KEYS).agg(
         label=("label", "max"), probability=("probability", "max"), is_tumor=("is_tumor", "max")
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from slicewise.evaluation.agreement import bland_altman
 from slicewise.evaluation.baselines import BASELINES, source_frequencies
 from slicewise.evaluation.calibration import decision_curve, reliability
+from slicewise.evaluation.cases import are_judged
 from slicewise.evaluation.comparison import Assessed, compare_models, constant_answer
 from slicewise.evaluation.facts import Facts
 from slicewise.evaluation.intervals import Estimate, Resampling, Sample
@@ -81,7 +82,7 @@ def summarize(cases: pd.DataFrame, volumes: pd.DataFrame, facts: Facts) -> dict[
     results["comparisons"] = compare_models(models, main, resampling, facts.gate.margin, facts.gate.confidence)
     test = cases[(cases["model"] == main) & (cases["split"] == "test")]
     val = cases[(cases["model"] == main) & (cases["split"] == "val")]
-    known, known_val = (rows[_is_known(rows)] for rows in (test, val))
+    known, known_val = (rows[are_judged(rows)] for rows in (test, val))
     results["calibration"] = _calibration(known, resampling, sample)
     results["decision_curve"] = _decision_curve(known)
     results["predictive_values"] = _predictive_values(assessed.estimates, options.prevalences, sample.confidence)
@@ -129,11 +130,6 @@ def _nothing(cases: pd.DataFrame, sample: Sample) -> Assessed:
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: estimates[name].to_json() for name in METRICS}
-
-
-def _is_known(cases: pd.DataFrame) -> NDArray[np.bool_]:
-    known = cases["label"].notna() & cases["classification"].fillna(False) & cases["probability"].notna()
-    return known.to_numpy(bool)
 
 
 def _calibration(known: pd.DataFrame, resampling: Resampling, sample: Sample) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from slicewise.config import GateConfig
 from slicewise.errors import InputError
 from slicewise.evaluation.baselines import BASELINES
+from slicewise.evaluation.cases import are_judged
 from slicewise.evaluation.intervals import Resampling, Sample
 from slicewise.evaluation.mask_pairs import pair_masks
 from slicewise.evaluation.metrics import METRICS, Tables, measure
@@ -202,8 +203,7 @@ def _compare_dice(scans: list[pd.DataFrame], resampling: Resampling, gate: GateC
 
 def _pair_answers(ours: Tables, theirs: Tables) -> pd.DataFrame:
     """Slices of one run with a known label that both models judge."""
-    known = ours.cases["label"].notna() & ours.cases["classification"].fillna(False) & ours.cases["probability"].notna()
-    mine = ours.cases.loc[known, [*_PATIENT, "slice_id", "label", "probability"]]
+    mine = ours.cases.loc[are_judged(ours.cases), [*_PATIENT, "slice_id", "label", "probability"]]
     others = theirs.cases.loc[theirs.cases["probability"].notna(), ["source", "slice_id", "probability"]]
     return mine.merge(others, on=["source", "slice_id"], validate="one_to_one", suffixes=("", "_other"))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from slicewise.evaluation.cases import are_outlined
+from slicewise.evaluation.cases import are_judged, are_outlined
 
 __all__ = ["ECE_BINS", "RATIOS", "figures_of", "patient_terms", "slice_terms", "volume_terms"]
 
@@ -62,7 +62,7 @@ def slice_terms(cases: pd.DataFrame) -> pd.DataFrame:
     Args:
         cases: Rows of one model, with the columns of `slicewise.evaluation.cases.CASE_COLUMNS`.
     """
-    known = _flags(cases["label"].notna() & cases["classification"].fillna(False) & cases["probability"].notna())
+    known = are_judged(cases).to_numpy(float)
     label, called = known * _flags(cases["label"]), known * _flags(cases["is_tumor"])
     probability = np.where(known > 0, cases["probability"].to_numpy(float, na_value=np.nan), 0.0)
     right = known * (label == called)
