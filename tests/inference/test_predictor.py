@@ -61,9 +61,9 @@ def make(network, **changes):
     return Predictor(TorchEngine(network), Description(**facts))
 
 
-def middle_of(network, image):
+def middle_of(network, image, spacing_mm=None):
     """Thresholds that cut this slice's outputs in two, so that both answers occur."""
-    (outputs,) = make(network).infer(preprocess(image)[0][None], mask_from=0.0)
+    (outputs,) = make(network).infer(preprocess(image, spacing_mm)[0][None], mask_from=0.0)
     return outputs.tumor, float(np.median(outputs.mask))
 
 
@@ -81,7 +81,7 @@ def test_a_tumor_called_below_where_masks_are_kept_is_not_localized(network, ima
 
 
 def test_the_answer_lies_on_the_grid_of_the_input(network, image):
-    tumor, pixel = middle_of(network, image)
+    tumor, pixel = middle_of(network, image, (0.5, 2.0))
     result = make(network, threshold=tumor, mask_threshold=pixel).predict(image, spacing_mm=(0.5, 2.0))
     assert result.mask.shape == (300, 200)
     assert result.mask.dtype == np.bool_
