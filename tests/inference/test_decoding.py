@@ -114,6 +114,16 @@ def assert_equal(one, other):
             assert here == there, field.name
 
 
+@pytest.mark.parametrize("axes", [3, 4, 5, 6, 7])
+def test_a_volume_may_have_all_the_axes_of_nifti_if_three_are_longer_than_one(decoder, tmp_path, axes):
+    file = tmp_path / "volume.nii.gz"
+    voxels = np.arange(120, dtype=np.float32).reshape(4, 5, 6, *(1,) * (axes - 3))
+    nib.Nifti1Image(voxels, np.eye(4)).to_filename(file)
+    (scan,) = decoder.read(file, timeout_s=60)
+    assert scan.grid_shape == voxels.shape
+    assert np.array_equal(scan.to_grid(scan.slices), voxels)
+
+
 @pytest.mark.parametrize("name", list(valid_files()))
 def test_scans_are_those_read_directly(decoder, tmp_path, name):
     for number, content in enumerate(valid_files()[name]):

@@ -341,7 +341,7 @@ class _Header(_Checked):
     spacing_mm: tuple[_Length, _Length] | None
     slice_spacing_mm: _Length | None
     orientation: Annotated[Orientation, AfterValidator(_checked_turn)] | None
-    grid_shape: Annotated[tuple[_Size, ...], Field(min_length=2, max_length=4)]
+    grid_shape: Annotated[tuple[_Size, ...], Field(min_length=2, max_length=7)]
     affine: tuple[_Row, _Row, _Row, _Row] | None
     color_share: Annotated[float, Field(ge=0, le=1)]
     concerns: tuple[Annotated[Concern, AfterValidator(_checked_concern)], ...]
