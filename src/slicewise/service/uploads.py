@@ -13,10 +13,11 @@ from typing import BinaryIO
 
 from starlette.datastructures import UploadFile
 
+from slicewise.sources.nifti_start import START_BYTES, parse_start
+
 __all__ = ["Spool", "save_study"]
 
 _GZIP = b"\x1f\x8b"
-_HEAD_BYTES = 348
 _CHUNK_BYTES = 2**20
 _SMALL_BYTES = 64 * 1024
 
@@ -69,10 +70,11 @@ async def save_study(uploads: Sequence[UploadFile], folder: Path) -> None:
 
 def _ending_of(file: Path) -> str:
     with file.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
+        head = stream.read(START_BYTES)
     if head.startswith(_GZIP):
         return ".nii.gz"
-    return ".nii" if head[344:347] == b"n+1" or head[4:7] == b"n+2" else ""
+    start = parse_start(head)
+    return ".nii" if start is not None and start.is_single_file else ""
 
 
 async def _copy(upload: UploadFile, file: Path) -> None:
