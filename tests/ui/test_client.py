@@ -10,8 +10,7 @@ import pytest
 from service.running import SHAPE, dicom, picture, volume, wait_until
 from slicewise.ui import client
 from slicewise.ui.client import ServiceError
-from slicewise.ui.drawing import read_png, to_png
-from slicewise.ui.slice_view import mask_of
+from slicewise.ui.drawing import mask_of, read_png, to_png
 
 
 def test_a_slice_comes_with_its_mask_and_picture(asked, example):

@@ -3,7 +3,8 @@ import base64
 import numpy as np
 import pytest
 
-from slicewise.ui.drawing import draw_disagreement, draw_heat, draw_slice, read_png, to_gray, to_png
+from slicewise.service.schemas import Prediction
+from slicewise.ui.drawing import draw_disagreement, draw_heat, draw_prediction, draw_slice, read_png, to_gray, to_png
 
 ORANGE = np.array((230, 159, 0))
 
@@ -86,3 +87,19 @@ def test_a_cross_is_drawn_through_the_voxel_that_it_names():
     blue = (drawn == (0, 114, 178)).all(axis=-1)
     assert np.flatnonzero(blue.all(axis=1)).tolist() == [35]
     assert np.flatnonzero(blue.all(axis=0)).tolist() == [155]
+
+
+def test_an_answer_is_drawn_with_its_mask_its_spacing_and_letters(square):
+    picture, mask = (base64.b64encode(to_png(part)).decode() for part in square)
+    answer = Prediction.model_validate(
+        Prediction.model_config["json_schema_extra"]["examples"][0]
+        | {"shape": [64, 64], "spacing_mm": [1.0, 0.5], "plane": "axial", "picture": picture}
+        | {"mask": {"encoding": "png", "shape": [64, 64], "data": mask}}
+    )
+    drawn = draw_prediction(answer, style="fill", opacity=0.5)
+    assert drawn.shape == (640, 320, 3), "a pixel is twice as high as wide"
+    assert drawn[320, 160].tolist() == ((100 + ORANGE) / 2).round().tolist()
+    assert drawn[280:360, :40].max() == 255, "R"
+    thumbnail = draw_prediction(answer, style="fill", opacity=0.5, side_px=96)
+    assert thumbnail.shape == (96, 48, 3)
+    assert np.unique(thumbnail.reshape(-1, 3), axis=0).max() < 255, "no letters on so small a picture"

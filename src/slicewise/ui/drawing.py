@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from slicewise.inference.writers import fit_shape, overlay, resize_slice
+from slicewise.service.schemas import Prediction
 
 __all__ = [
     "STYLES",
@@ -18,7 +19,10 @@ __all__ = [
     "draw_disagreement",
     "draw_heat",
     "draw_icon",
+    "draw_prediction",
     "draw_slice",
+    "mask_of",
+    "picture_of",
     "read_png",
     "to_gray",
     "to_png",
@@ -28,6 +32,7 @@ Style = Literal["outline", "fill", "both"]
 STYLES: tuple[Style, ...] = ("outline", "fill", "both")
 
 _SIDE_PX = 640
+_LETTERED_PX = 200
 _WINDOW = (0.0, 255.0)
 
 # Five points of matplotlib's inferno, which the gallery and the report use for the same maps.
@@ -56,6 +61,19 @@ def read_png(data: str) -> NDArray[np.uint8]:
     """A gray PNG in base64, as the service sends it, as ``(H, W)``."""
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         return np.asarray(image.convert("L"))
+
+
+def picture_of(prediction: Prediction) -> NDArray[np.uint8]:
+    """The slice ``(H, W)`` that an answer is about, as the service read it; the answer was asked for with it."""
+    assert prediction.picture is not None
+    return read_png(prediction.picture)
+
+
+def mask_of(prediction: Prediction) -> NDArray[np.bool_]:
+    """The mask on the slice's grid; empty where none was looked for."""
+    if prediction.mask is None or not isinstance(prediction.mask.data, str):
+        return np.zeros(prediction.shape, bool)
+    return read_png(prediction.mask.data) > 0
 
 
 def to_gray(values: NDArray[np.uint16], window: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -96,7 +114,7 @@ def draw_slice(
         style: What of the mask is drawn.
         opacity: Of its fill, in [0, 1].
         side_px: Of the square that what is drawn fits into.
-        plane: ``axial``, ``coronal`` or ``sagittal``; another has no letters.
+        plane: ``axial``, ``coronal`` or ``sagittal``; another has no letters, nor has a thumbnail room for them.
         cross: Row and column through which lines are drawn.
 
     Returns:
@@ -108,7 +126,32 @@ def draw_slice(
     if cross is not None:
         row, column = (int((place + 0.5) * new / old) for place, new, old in zip(cross, shape, picture.shape, strict=True))
         drawn[row], drawn[:, column] = _CROSS, _CROSS
-    return _letter(drawn, _LETTERS[plane]) if plane in _LETTERS else drawn
+    return _letter(drawn, _LETTERS[plane]) if plane in _LETTERS and side_px >= _LETTERED_PX else drawn
+
+
+def draw_prediction(
+    prediction: Prediction, *, style: Style = "both", opacity: float = 0.25, side_px: int = _SIDE_PX
+) -> NDArray[np.uint8]:
+    """A slice with the mask of its answer, as `draw_slice` draws it.
+
+    Args:
+        prediction: With its picture.
+        style: What of the mask is drawn.
+        opacity: Of its fill, in [0, 1].
+        side_px: Of the square that what is drawn fits into.
+
+    Returns:
+        ``(H, W, 3)``, its pixels square.
+    """
+    return draw_slice(
+        picture_of(prediction),
+        mask_of(prediction),
+        prediction.spacing_mm,
+        style=style,
+        opacity=opacity,
+        side_px=side_px,
+        plane=prediction.plane,
+    )
 
 
 def draw_heat(

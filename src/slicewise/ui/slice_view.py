@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from slicewise.service.schemas import Prediction
 from slicewise.ui.answer_view import show_concerns, show_decision
-from slicewise.ui.drawing import STYLES, Style, draw_heat, draw_slice, read_png, to_png
+from slicewise.ui.drawing import STYLES, Style, draw_heat, draw_prediction, mask_of, picture_of, read_png, to_png
 from slicewise.ui.frame import answering, offer
 from slicewise.ui.session import chosen_service, describe_model, digest_of, has_answer, remember
 
-__all__ = ["CANNOT_EXPLAIN", "draw_explanation", "explain", "mask_of", "show_slice", "style_controls"]
+__all__ = ["CANNOT_EXPLAIN", "draw_explanation", "explain", "show_slice", "style_controls"]
 
 CANNOT_EXPLAIN = "This service cannot explain, nor say how sure it is: that needs torch, and a model that classifies."
 """Where its model's card says so."""
@@ -30,23 +30,21 @@ def show_slice(name: str, content: bytes, prediction: Prediction) -> None:
         can_explain = describe_model(chosen_service()).can_explain
     is_explained = has_answer(_key_of(content))
     answer = explain(content) if is_explained else prediction
-    assert answer.picture is not None
-    picture, mask = read_png(answer.picture), mask_of(answer)
     show_concerns(answer.concerns)
     left, middle, right = st.columns([5, 5, 4], gap="medium")
     with left:
         st.markdown("**Where** – the mask over the slice")
         image = st.empty()
         style, opacity = style_controls("slice")
-        drawn = draw_slice(picture, mask, answer.spacing_mm, style=style, opacity=opacity, plane=answer.plane)
+        drawn = draw_prediction(answer, style=style, opacity=opacity)
         image.image(drawn, width="stretch", alt=f"{answer.decision}, {answer.mask_px or 0} pixels outlined")
     with right:
         show_decision(answer, answer.model_id)
-        _offer_downloads(name.split(".")[0] or "slice", answer, mask, drawn)
+        _offer_downloads(name.split(".")[0] or "slice", answer, drawn)
     with middle:
         st.markdown("**Why** – what spoke for tumor (Grad-CAM)")
         if is_explained:
-            draw_explanation(picture, answer, answer.spacing_mm)
+            draw_explanation(picture_of(answer), answer, answer.spacing_mm)
         elif not can_explain:
             st.info(CANNOT_EXPLAIN)
         else:
@@ -81,13 +79,6 @@ def draw_explanation(picture: NDArray[np.uint8], answer: Prediction, spacing_mm:
     )
 
 
-def mask_of(prediction: Prediction) -> NDArray[np.bool_]:
-    """The mask on the slice's grid; empty where none was looked for."""
-    if prediction.mask is None or not isinstance(prediction.mask.data, str):
-        return np.zeros(prediction.shape, bool)
-    return read_png(prediction.mask.data) > 0
-
-
 def style_controls(key: str) -> tuple[Style, float]:
     """How the mask is drawn.
 
@@ -114,10 +105,10 @@ def _key_of(content: bytes) -> tuple[str, str, str]:
     return "explanation", chosen_service().url, digest_of([("", content)])
 
 
-def _offer_downloads(stem: str, answer: Prediction, mask: NDArray[np.bool_], drawn: NDArray[np.uint8]) -> None:
+def _offer_downloads(stem: str, answer: Prediction, drawn: NDArray[np.uint8]) -> None:
     with st.container(horizontal=True):
         if answer.mask is not None:
-            offer("Mask", to_png(mask), f"{stem}_mask.png", "image/png")
+            offer("Mask", to_png(mask_of(answer)), f"{stem}_mask.png", "image/png")
         offer("Overlay", to_png(drawn), f"{stem}_overlay.png", "image/png")
         record = answer.model_dump_json(indent=2, exclude={"picture", "explanation"})
         offer("JSON", record, f"{stem}.json", "application/json")

@@ -16,10 +16,10 @@ from slicewise.service.schemas import BatchLine, Prediction
 from slicewise.ui.answer_view import show_concerns, show_decision
 from slicewise.ui.choosing import SLICES, Chosen, choose_files
 from slicewise.ui.client import Service, ServiceError
-from slicewise.ui.drawing import draw_slice, read_png, to_png
+from slicewise.ui.drawing import draw_prediction, to_png
 from slicewise.ui.frame import answering, offer, show_refusal
 from slicewise.ui.session import chosen_service, describe_model
-from slicewise.ui.slice_view import mask_of, style_controls
+from slicewise.ui.slice_view import style_controls
 from slicewise.ui.wording import SYMBOLS, describe_probability, describe_refusal
 
 __all__ = ["show"]
@@ -145,14 +145,11 @@ def _with_symbol(decision: Any) -> str:
 
 
 def _thumbnail(prediction: Prediction) -> str:
-    assert prediction.picture is not None
-    picture, mask = read_png(prediction.picture), mask_of(prediction)
-    drawn = draw_slice(picture, mask, prediction.spacing_mm, side_px=_THUMBNAIL_PX)
+    drawn = draw_prediction(prediction, side_px=_THUMBNAIL_PX)
     return f"data:image/png;base64,{base64.b64encode(to_png(drawn)).decode('ascii')}"
 
 
 def _show_one(name: str, prediction: Prediction) -> None:
-    assert prediction.picture is not None
     st.text(name)
     show_concerns(prediction.concerns)
     left, right = st.columns([3, 2], gap="medium")
@@ -160,6 +157,5 @@ def _show_one(name: str, prediction: Prediction) -> None:
         show_decision(prediction, prediction.model_id)
         style, opacity = style_controls("batch")
     with left:
-        picture, mask = read_png(prediction.picture), mask_of(prediction)
-        drawn = draw_slice(picture, mask, prediction.spacing_mm, style=style, opacity=opacity, plane=prediction.plane)
+        drawn = draw_prediction(prediction, style=style, opacity=opacity)
         st.image(drawn, width="stretch", alt=f"{prediction.decision}, {prediction.mask_px or 0} pixels outlined")

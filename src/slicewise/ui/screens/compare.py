@@ -14,11 +14,10 @@ from slicewise.service.schemas import ModelCard, Prediction
 from slicewise.ui.answer_view import show_concerns, show_decision
 from slicewise.ui.choosing import SLICES, Chosen, choose_files
 from slicewise.ui.client import Service
-from slicewise.ui.drawing import draw_disagreement, draw_slice, read_png
+from slicewise.ui.drawing import draw_disagreement, draw_prediction, mask_of, picture_of
 from slicewise.ui.figures import figures_of
 from slicewise.ui.frame import answering
 from slicewise.ui.session import describe_model, remember, room, service_of
-from slicewise.ui.slice_view import mask_of
 from slicewise.ui.wording import COUNTED
 
 __all__ = ["show"]
@@ -61,11 +60,11 @@ def _show_slice(chosen: Chosen, services: tuple[Service, Service]) -> None:
     masks = [mask_of(answer) for answer in answers]
     for column, answer, mask, name in zip(st.columns(2, gap="medium"), answers, masks, ("First", "Second"), strict=True):
         with column:
-            assert answer.picture is not None
             st.subheader(name)
             show_concerns(answer.concerns)  # each model was trained on slices of its own
-            drawn = draw_slice(read_png(answer.picture), mask, answer.spacing_mm, plane=answer.plane)
-            st.image(drawn, width="stretch", alt=f"{name}: {answer.decision}, {mask.sum()} pixels outlined")
+            st.image(
+                draw_prediction(answer), width="stretch", alt=f"{name}: {answer.decision}, {mask.sum()} pixels outlined"
+            )
             show_decision(answer, answer.model_id)
     if any(answer.mask is None for answer in answers):
         st.info("One of the models draws no masks: there is nothing to compare by place.", icon=":material/info:")
@@ -84,9 +83,8 @@ def _show_agreement(answer: Prediction, first: NDArray[np.bool_], second: NDArra
     st.subheader("Where they differ")
     left, right = st.columns(2, gap="medium")
     with left:
-        assert answer.picture is not None
         st.image(
-            draw_disagreement(read_png(answer.picture), first, second, answer.spacing_mm),
+            draw_disagreement(picture_of(answer), first, second, answer.spacing_mm),
             width="stretch",
             alt=f"{both} pixels in both masks, {one} in the first alone, {other} in the second alone",
         )
