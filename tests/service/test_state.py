@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from service.running import KEY, Service, is_problem, picture, wait_until
+from slicewise.service.card import card_of
 from slicewise.service.problems import PROBLEMS
 
 
@@ -24,8 +25,18 @@ def test_the_model_is_described_from_its_checkpoint(service, predictor):
     assert card["patients"] == {"lgg": {"train": 2}}
     assert card["history"] == [{"epoch": 1, "val_score": None}]
     assert card["can_explain"]
+    assert card["can_tell_uncertainty"]
     assert "patient-of-training" not in str(card)
     assert "not a medical device" in card["notice"]
+
+
+def test_a_card_says_what_torch_and_the_model_allow(checkpoint, predictor, monkeypatch):
+    segmenting = predictor.description.model_copy(update={"tasks": ("segmentation",)})
+    card = card_of(segmenting, checkpoint)
+    assert (card.can_explain, card.can_tell_uncertainty) == (False, True)
+    monkeypatch.setattr("slicewise.service.card.find_spec", lambda name: None)
+    card = card_of(predictor.description, checkpoint)
+    assert (card.can_explain, card.can_tell_uncertainty) == (False, False)
 
 
 @pytest.mark.parametrize("key", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer s\xe9cret"])

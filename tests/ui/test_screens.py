@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pyarrow
 import pytest
@@ -52,15 +53,36 @@ def enter(monkeypatch, service_url):
     close(most)
 
 
+def write_model(folder, **facts):
+    """The packaged model, as if other things were true of it."""
+    shutil.copytree(PACKAGED, folder)
+    (folder / DESCRIPTION).write_text(json.dumps(json.loads((folder / DESCRIPTION).read_text()) | facts))
+    return folder
+
+
+@contextmanager
+def served(model):
+    with Running(model, model.parent / "log") as started:
+        yield str(started.client.base_url).rstrip("/")
+
+
 @pytest.fixture(scope="module")
 def other_url(tmp_path_factory):
     """A service of a model that knows nothing of what its training slices looked like."""
-    folder = tmp_path_factory.mktemp("other")
-    shutil.copytree(PACKAGED, folder / "model")
-    description = json.loads((folder / "model" / DESCRIPTION).read_text()) | {"domain": None}
-    (folder / "model" / DESCRIPTION).write_text(json.dumps(description))
-    with Running(folder / "model", folder / "log") as started:
-        yield str(started.client.base_url).rstrip("/")
+    with served(write_model(tmp_path_factory.mktemp("other") / "model", domain=None)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def segmenting(tmp_path_factory):
+    """A model that only segments."""
+    return write_model(tmp_path_factory.mktemp("segmenting") / "model", tasks=["segmentation"], domain=None)
+
+
+@pytest.fixture(scope="module")
+def segmenting_url(segmenting):
+    with served(segmenting) as url:
+        yield url
 
 
 def written(figure):
@@ -83,6 +105,22 @@ def test_a_slice_is_answered_with_its_reason(enter, example):
     assert "the standard deviation over views" in words(page), "the uncertainty has come"
     assert extent.value.endswith(" px")
     assert not page.error
+
+
+def test_a_model_that_only_segments_says_how_sure_it_is_and_why_it_explains_nothing(
+    enter, example, segmenting, segmenting_url
+):
+    file = APP.parent / "examples" / EXAMPLES["Slice with a tumor"]
+    expected = Predictor.from_checkpoint(segmenting).predict(file, uncertainty=True).uncertainty
+    page = enter("read", [(file.name, file.read_bytes())], urls=(segmenting_url,))
+    assert f"± {expected:.3f}, the standard deviation over views of the slice" in words(page)
+    assert "dropout draws" not in words(page)
+    assert "No Grad-CAM: it shows what spoke for tumor to the classification head" in words(page)
+    page = finish(enter("read", [("volume.nii.gz", example("NIfTI volume"))], urls=(segmenting_url,)))
+    assert "No Grad-CAM: it shows" in words(page)
+    next(toggle for toggle in page.toggle if toggle.label == "Standard deviation of this slice").set_value(True).run()
+    assert "the standard deviation over views" in words(page)
+    assert any(toggle.label.startswith("Say how sure the model is") for toggle in page.toggle)
 
 
 def test_a_warning_of_the_gatekeeper_stands_before_the_answer(enter, example):

@@ -1,8 +1,8 @@
 import pytest
 
 from slicewise.inference.record import ScanRecord
-from slicewise.service.schemas import Prediction, StudyResult
-from slicewise.ui.wording import COUNTED, describe_extent, describe_rule, describe_training, give_reason
+from slicewise.service.schemas import ModelCard, Prediction, StudyResult
+from slicewise.ui.wording import COUNTED, describe_extent, describe_lack, describe_rule, describe_training, give_reason
 
 EXAMPLE = Prediction.model_config["json_schema_extra"]["examples"][0]
 (RECORD,) = StudyResult.model_config["json_schema_extra"]["examples"][0]["scans"]
@@ -49,6 +49,22 @@ def test_of_many_slices_some_are_flagged_without_any_tumor():
     assert "specificity of 90.0 % on test slices, all sequences together, about 2 of these 20 slices" in said
     for without in (figures, figures | {"test": {"specificity": {"value": None}}}):
         assert describe_rule(20, without) == said.partition(" At the model's")[0]
+
+
+@pytest.mark.parametrize(
+    ("can_explain", "can_tell_uncertainty", "words"),
+    [
+        (True, True, "None"),
+        (False, True, "No Grad-CAM: it shows what spoke for tumor to the classification head, and this model only segments"),
+        (False, False, "No Grad-CAM and no standard deviation: both need torch"),
+    ],
+)
+def test_what_a_service_cannot_say_has_its_reason(can_explain, can_tell_uncertainty, words):
+    card = ModelCard.model_validate(
+        ModelCard.model_config["json_schema_extra"]["examples"][0]
+        | {"can_explain": can_explain, "can_tell_uncertainty": can_tell_uncertainty}
+    )
+    assert str(describe_lack(card)).startswith(words)
 
 
 def test_what_a_model_was_trained_on_is_told_by_source():

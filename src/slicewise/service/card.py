@@ -29,6 +29,7 @@ def card_of(description: Description, folder: Path) -> ModelCard:
     """
     facts = json.loads(description.model_dump_json())  # NaN, which JSON does not know, becomes null
     domain = facts.get("domain")
+    has_torch = find_spec("torch") is not None
     return ModelCard(
         model_id=description.model_id,
         patients={
@@ -36,7 +37,8 @@ def card_of(description: Description, folder: Path) -> ModelCard:
         },
         planes=sorted(domain["planes"]) if domain else [],
         card=_read_card(folder),
-        can_explain="classification" in description.tasks and find_spec("torch") is not None,
+        can_explain="classification" in description.tasks and has_torch,
+        can_tell_uncertainty=has_torch,
         version=__version__,
         notice=NOTICE,
         **{name: facts[name] for name in _SAME},

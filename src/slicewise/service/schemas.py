@@ -126,7 +126,7 @@ class SliceOptions(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     explain: bool = False
-    """Also answer Grad-CAM: what spoke for tumor to the classification head. Needs torch on the server."""
+    """Also answer Grad-CAM: what spoke for tumor to the classification head. Needs torch on the server, and that head."""
     uncertainty: bool = False
     """Also say how much the answer moves. Needs torch on the server."""
     segment: SegmentChoice = "auto"
@@ -330,6 +330,7 @@ class ModelCard(BaseModel):
                     "planes": ["axial"],
                     "card": None,
                     "can_explain": True,
+                    "can_tell_uncertainty": True,
                     "weights_sha256": "fbf760e77732f6dd1f597fa23077a2fa8e2d4c36e86a0f54e705f7120c458a2d",
                     "version": "0.1.0",
                     "notice": NOTICE,
@@ -381,7 +382,9 @@ class ModelCard(BaseModel):
     card: str | None
     """The run's model card in Markdown, where it lies beside the checkpoint."""
     can_explain: bool
-    """Whether ``explain`` and ``uncertainty`` can be had: they need torch, and a model that classifies."""
+    """Whether ``explain`` can be had: it needs torch, and a model that classifies."""
+    can_tell_uncertainty: bool
+    """Whether ``uncertainty`` can be had: it needs torch."""
     weights_sha256: str
     """Of the weights."""
     version: str

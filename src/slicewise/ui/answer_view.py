@@ -22,8 +22,14 @@ def show_concerns(concerns: Sequence[ConcernRecord]) -> None:
     st.error(f"### Do not trust this answer without a look: {count} for doubt\n{lines}", icon=":material/warning:")
 
 
-def show_decision(answer: Prediction | ScanRecord, model_id: str) -> None:
-    """The decision, its probability, why, and how much is outlined."""
+def show_decision(answer: Prediction | ScanRecord, model_id: str, tasks: Sequence[str]) -> None:
+    """The decision, its probability, why, and how much is outlined.
+
+    Args:
+        answer: Of a slice or a scan.
+        model_id: Of the model that gave it.
+        tasks: Of the same.
+    """
     st.markdown(f"## {SYMBOLS[answer.decision]} {answer.decision.capitalize()}")
     if isinstance(answer, ScanRecord) and answer.slices > 1:
         label = f"Highest probability, of slice {answer.most_probable_slice}"
@@ -31,7 +37,7 @@ def show_decision(answer: Prediction | ScanRecord, model_id: str) -> None:
         label = "Probability of tumor"
     st.metric(label, describe_probability(answer.probability), help="Calibrated on validation patients.")
     if answer.uncertainty is not None:
-        st.caption(describe_uncertainty(answer.uncertainty))
+        st.caption(describe_uncertainty(answer.uncertainty, tasks))
     st.metric(*describe_extent(answer))
     st.markdown(give_reason(answer))
     lies = "how it lies in the body is not known" if answer.plane == "unknown" else f"{answer.plane} slices"

@@ -6,16 +6,14 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from slicewise.service.schemas import Prediction
+from slicewise.service.schemas import ModelCard, Prediction
 from slicewise.ui.answer_view import show_concerns, show_decision
 from slicewise.ui.drawing import STYLES, Style, draw_heat, draw_prediction, mask_of, picture_of, read_png, to_png
 from slicewise.ui.frame import answering, offer
 from slicewise.ui.session import chosen_service, describe_model, digest_of, has_answer, remember
+from slicewise.ui.wording import describe_lack
 
-__all__ = ["CANNOT_EXPLAIN", "draw_explanation", "explain", "show_slice", "style_controls"]
-
-CANNOT_EXPLAIN = "This service cannot explain, nor say how sure it is: that needs torch, and a model that classifies."
-"""Where its model's card says so."""
+__all__ = ["ask_thoroughly", "draw_explanation", "show_slice", "style_controls"]
 
 
 def show_slice(name: str, content: bytes, prediction: Prediction) -> None:
@@ -27,9 +25,10 @@ def show_slice(name: str, content: bytes, prediction: Prediction) -> None:
         prediction: The quick answer for it.
     """
     with answering():
-        can_explain = describe_model(chosen_service()).can_explain
-    is_explained = has_answer(_key_of(content))
-    answer = explain(content) if is_explained else prediction
+        card = describe_model(chosen_service())
+    is_thorough = has_answer(_key_of(content))
+    answer = ask_thoroughly(content, card) if is_thorough else prediction
+    lack = describe_lack(card)
     show_concerns(answer.concerns)
     left, middle, right = st.columns([5, 5, 4], gap="medium")
     with left:
@@ -39,27 +38,34 @@ def show_slice(name: str, content: bytes, prediction: Prediction) -> None:
         drawn = draw_prediction(answer, style=style, opacity=opacity)
         image.image(drawn, width="stretch", alt=f"{answer.decision}, {answer.mask_px or 0} pixels outlined")
     with right:
-        show_decision(answer, answer.model_id)
+        show_decision(answer, answer.model_id, card.tasks)
         _offer_downloads(name.split(".")[0] or "slice", answer, drawn)
     with middle:
         st.markdown("**Why** – what spoke for tumor (Grad-CAM)")
-        if is_explained:
+        if lack:
+            st.info(lack)
+        elif is_thorough:
             draw_explanation(picture_of(answer), answer, answer.spacing_mm)
-        elif not can_explain:
-            st.info(CANNOT_EXPLAIN)
-        else:
-            with answering(), st.spinner("Explaining (slow the first time)"):
-                explain(content)
+        if card.can_tell_uncertainty and not is_thorough:
+            with answering(), st.spinner("Asking for more (slow the first time)"):
+                ask_thoroughly(content, card)
             st.rerun()
 
 
-def explain(content: bytes) -> Prediction:
-    """The chosen service's answer with Grad-CAM and uncertainty, which takes longer; found once.
+def ask_thoroughly(content: bytes, card: ModelCard) -> Prediction:
+    """The chosen service's answer with its uncertainty and, if the model can, Grad-CAM; it takes longer, and is found once.
+
+    Args:
+        content: Of the file.
+        card: Of the service's model, which can tell its uncertainty.
 
     Raises:
         ServiceError: The service refused, or does not answer.
     """
-    return remember(_key_of(content), lambda: chosen_service().predict(content, explain=True, uncertainty=True))
+    service = chosen_service()
+    return remember(
+        _key_of(content), lambda: service.predict(content, explain=card.can_explain, uncertainty=card.can_tell_uncertainty)
+    )
 
 
 def draw_explanation(picture: NDArray[np.uint8], answer: Prediction, spacing_mm: tuple[float, float] | None) -> None:
@@ -67,7 +73,7 @@ def draw_explanation(picture: NDArray[np.uint8], answer: Prediction, spacing_mm:
 
     Args:
         picture: ``(H, W)``, the slice.
-        answer: Of `explain`.
+        answer: Of `ask_thoroughly`, by a model that can explain.
         spacing_mm: Between rows and columns; None takes the pixels as square.
     """
     assert answer.explanation is not None
@@ -102,7 +108,7 @@ def style_controls(key: str) -> tuple[Style, float]:
 
 
 def _key_of(content: bytes) -> tuple[str, str, str]:
-    return "explanation", chosen_service().url, digest_of([("", content)])
+    return "thorough", chosen_service().url, digest_of([("", content)])
 
 
 def _offer_downloads(stem: str, answer: Prediction, drawn: NDArray[np.uint8]) -> None:

@@ -62,7 +62,7 @@ def show_study(chosen: Chosen) -> None:
     service = chosen_service()
     with answering():
         card = describe_model(service)
-    wants_uncertainty = card.can_explain and st.toggle(
+    wants_uncertainty = card.can_tell_uncertainty and st.toggle(
         "Say how sure the model is (about ten times slower)", key="study uncertainty", persist_state="session"
     )
     key = (service.url, chosen.digest, wants_uncertainty)
@@ -158,7 +158,7 @@ def _show_answer(study_id: str, answer: _Answer, card: ModelCard, chosen: Chosen
     show_concerns(record.concerns)
     left, right = st.columns([10, 4], gap="medium")
     with right:
-        show_decision(record, answer.result.model_id)
+        show_decision(record, answer.result.model_id, card.tasks)
         if record.slices > 1:
             st.markdown(describe_rule(record.slices, card.metrics))
         with st.container(horizontal=True):
@@ -173,7 +173,7 @@ def _show_answer(study_id: str, answer: _Answer, card: ModelCard, chosen: Chosen
             st.info("This scan is too large to be shown slice by slice; its files can be downloaded.")
         else:
             montage = answer.files.get((number, "montage"))
-            show_volume(f"{study_id} {number}", volume, record, montage, card.can_explain)
+            show_volume(f"{study_id} {number}", volume, record, montage, card)
 
 
 def _say_what_is_in_it(result: StudyResult, chosen: Chosen) -> None:

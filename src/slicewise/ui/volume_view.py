@@ -12,11 +12,12 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from slicewise.inference.record import ScanRecord
+from slicewise.service.schemas import ModelCard
 from slicewise.ui.drawing import draw_slice, to_gray, to_png
 from slicewise.ui.frame import answering, guarding, offer
 from slicewise.ui.planes import cut_volume
-from slicewise.ui.slice_view import CANNOT_EXPLAIN, draw_explanation, explain, style_controls
-from slicewise.ui.wording import describe_probability, describe_uncertainty
+from slicewise.ui.slice_view import ask_thoroughly, draw_explanation, style_controls
+from slicewise.ui.wording import describe_lack, describe_probability, describe_uncertainty
 
 __all__ = ["Volume", "show_volume"]
 
@@ -45,7 +46,7 @@ class Volume:
 
 
 @st.fragment
-def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | None, can_explain: bool) -> None:
+def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | None, card: ModelCard) -> None:
     """Draw it.
 
     Args:
@@ -53,7 +54,7 @@ def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | N
         volume: What is shown.
         record: The answer.
         montage: A PNG of its slices in rows; None where there is none.
-        can_explain: Whether the service can.
+        card: Of the model that answered.
     """
     at = f"slice of {key}"
     with guarding("a volume"):
@@ -63,7 +64,7 @@ def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | N
         slices, planes, *sheet = st.tabs(names, key=f"tabs of {key}", on_change="rerun")
         if slices.open:
             with slices:
-                _show_slices(at, key, volume, record, can_explain)
+                _show_slices(at, key, volume, record, card)
         elif planes.open:
             with planes:
                 _show_planes(at, key, volume, record)
@@ -72,7 +73,7 @@ def show_volume(key: str, volume: Volume, record: ScanRecord, montage: bytes | N
                 st.image(montage, width="stretch", alt="Slices in rows, the mask outlined")
 
 
-def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, can_explain: bool) -> None:
+def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, card: ModelCard) -> None:
     left, right = st.columns(2, gap="medium")
     with right:
         if record.slices > 1:
@@ -103,14 +104,16 @@ def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, can_expl
             if record.mask_px is not None:
                 offer("Mask of this slice", to_png(volume.mask[number]), f"slice_{number}_mask.png", "image/png")
             offer("Overlay of this slice", to_png(drawn), f"slice_{number}_overlay.png", "image/png")
-        if not can_explain:
-            st.info(CANNOT_EXPLAIN)
-        elif st.toggle("Grad-CAM of this slice", key=f"explain {key}", persist_state="session"):
-            with answering(), st.spinner("Explaining (slow the first time)"):
-                answer = explain(to_png(volume.values[number]))
-            draw_explanation(picture, answer, spacing_mm)
+        if lack := describe_lack(card):
+            st.info(lack)
+        offered = "Grad-CAM of this slice" if card.can_explain else "Standard deviation of this slice"
+        if card.can_tell_uncertainty and st.toggle(offered, key=f"thorough {key}", persist_state="session"):
+            with answering(), st.spinner("Asking for more (slow the first time)"):
+                answer = ask_thoroughly(to_png(volume.values[number]), card)
+            if card.can_explain:
+                draw_explanation(picture, answer, spacing_mm)
             assert answer.uncertainty is not None
-            st.caption(describe_uncertainty(answer.uncertainty))
+            st.caption(describe_uncertainty(answer.uncertainty, card.tasks))
 
 
 def _show_strip(at: str, key: str, record: ScanRecord) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 from slicewise.inference.record import ScanRecord
 from slicewise.inference.result import Decision
 from slicewise.report.wording import percent
-from slicewise.service.schemas import Prediction
+from slicewise.service.schemas import ModelCard, Prediction
 
 __all__ = [
     "COUNTED",
     "SYMBOLS",
     "describe_extent",
+    "describe_lack",
     "describe_probability",
     "describe_refusal",
     "describe_rule",
@@ -90,14 +91,30 @@ def describe_probability(probability: float) -> str:
     return "> 0.999" if probability >= 0.9995 else f"{probability:.3f}"
 
 
-def describe_uncertainty(uncertainty: float) -> str:
+def describe_uncertainty(uncertainty: float, tasks: Sequence[str]) -> str:
     """How far the probability moves.
 
-    >>> describe_uncertainty(0.0121)
+    Args:
+        uncertainty: Standard deviation of the probability.
+        tasks: Of the model. Dropout is of the classification head.
+
+    >>> describe_uncertainty(0.0121, ["segmentation", "classification"])
     '± 0.012, the standard deviation over views of the slice and dropout draws'
+    >>> describe_uncertainty(0.0121, ["segmentation"])
+    '± 0.012, the standard deviation over views of the slice'
     """
     spread = "less than 0.001" if uncertainty < 0.0005 else f"{uncertainty:.3f}"
-    return f"± {spread}, the standard deviation over views of the slice and dropout draws"
+    draws = " and dropout draws" if "classification" in tasks else ""
+    return f"± {spread}, the standard deviation over views of the slice{draws}"
+
+
+def describe_lack(card: ModelCard) -> str | None:
+    """What a service cannot say of a slice, and why; None where it can say everything."""
+    if not card.can_tell_uncertainty:
+        return "No Grad-CAM and no standard deviation: both need torch, which the service does not have."
+    if not card.can_explain:
+        return "No Grad-CAM: it shows what spoke for tumor to the classification head, and this model only segments."
+    return None
 
 
 def give_reason(answer: Prediction | ScanRecord) -> str:

@@ -152,9 +152,11 @@ def _thumbnail(prediction: Prediction) -> str:
 def _show_one(name: str, prediction: Prediction) -> None:
     st.text(name)
     show_concerns(prediction.concerns)
+    with answering():
+        tasks = describe_model(chosen_service()).tasks
     left, right = st.columns([3, 2], gap="medium")
     with right:
-        show_decision(prediction, prediction.model_id)
+        show_decision(prediction, prediction.model_id, tasks)
         style, opacity = style_controls("batch")
     with left:
         drawn = draw_prediction(prediction, style=style, opacity=opacity)

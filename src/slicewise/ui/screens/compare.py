@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -18,7 +19,7 @@ from slicewise.ui.drawing import draw_disagreement, draw_prediction, mask_of, pi
 from slicewise.ui.figures import figures_of
 from slicewise.ui.frame import answering
 from slicewise.ui.session import describe_model, remember, room, service_of
-from slicewise.ui.wording import COUNTED
+from slicewise.ui.wording import COUNTED, describe_lack
 
 __all__ = ["show"]
 
@@ -44,37 +45,39 @@ def show() -> None:
         return
     asked = service_of(first), service_of(second)
     chosen = choose_files("compare", "Upload one picture or slice", examples=SLICES, many=False)
-    if chosen is not None:
-        with answering():
-            _show_slice(chosen, asked)
-    st.subheader("Their figures")
     with answering():
         cards = [describe_model(service) for service in asked]
+        if chosen is not None:
+            _show_slice(chosen, asked, cards)
+    st.subheader("Their figures")
     _show_figures(cards[0], cards[1])
 
 
-def _show_slice(chosen: Chosen, services: tuple[Service, Service]) -> None:
+def _show_slice(chosen: Chosen, services: Sequence[Service], cards: Sequence[ModelCard]) -> None:
     ((_, content),) = chosen.files
     with st.spinner("Predicting (slow the first time)"):
-        answers = [_ask(service, chosen.digest, content) for service in services]
+        answers = [_ask(service, card, chosen.digest, content) for service, card in zip(services, cards, strict=True)]
     masks = [mask_of(answer) for answer in answers]
-    for column, answer, mask, name in zip(st.columns(2, gap="medium"), answers, masks, ("First", "Second"), strict=True):
+    columns, names = st.columns(2, gap="medium"), ("First", "Second")
+    for column, answer, mask, card, name in zip(columns, answers, masks, cards, names, strict=True):
         with column:
             st.subheader(name)
             show_concerns(answer.concerns)  # each model was trained on slices of its own
             st.image(
                 draw_prediction(answer), width="stretch", alt=f"{name}: {answer.decision}, {mask.sum()} pixels outlined"
             )
-            show_decision(answer, answer.model_id)
+            show_decision(answer, answer.model_id, card.tasks)
+            if not card.can_tell_uncertainty:
+                st.caption(describe_lack(card))
     if any(answer.mask is None for answer in answers):
         st.info("One of the models draws no masks: there is nothing to compare by place.", icon=":material/info:")
     else:
         _show_agreement(answers[0], masks[0], masks[1])
 
 
-def _ask(service: Service, digest: str, content: bytes) -> Prediction:
+def _ask(service: Service, card: ModelCard, digest: str, content: bytes) -> Prediction:
     """A service's answer, with its uncertainty where it can say that; found once."""
-    ask = partial(service.predict, content, uncertainty=describe_model(service).can_explain)
+    ask = partial(service.predict, content, uncertainty=card.can_tell_uncertainty)
     return remember(("compared", service.url, digest), ask)
 
 
