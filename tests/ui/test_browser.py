@@ -224,6 +224,18 @@ def test_a_warning_cannot_be_missed(page):
     assert warning.bounding_box()["width"] > 600
 
 
+def test_on_a_phone_the_answer_comes_before_its_pictures_and_beside_them_elsewhere(page):
+    page.get_by_text("Slice with a tumor", exact=True).click()
+    page.get_by_text("Scaled to its own maximum").wait_for()
+    answer, picture = (
+        page.get_by_role("heading", name="▲ Tumor", exact=True),
+        page.get_by_role("img", name="pixels outlined"),
+    )
+    assert answer.bounding_box()["x"] > picture.bounding_box()["x"] + picture.bounding_box()["width"]
+    page.set_viewport_size({"width": 390, "height": 844})
+    wait_until(lambda: answer.bounding_box()["y"] < picture.bounding_box()["y"], 5)
+
+
 def test_every_page_says_what_it_must_not_be_used_for(page):
     for link, heading in (PAGES | {"Report": "The report of a run"}).items():
         page.get_by_role("link", name=link).click()

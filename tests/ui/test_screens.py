@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pyarrow
 import pytest
+from streamlit.runtime.context import ContextProxy, StreamlitTheme
 from streamlit.testing.v1 import AppTest
 
 from service.running import KEY, archive, dicom, picture, volume, wait_until
@@ -149,6 +150,7 @@ def test_a_batch_is_a_table_with_every_file(enter, example):
     assert table["slice"][0].startswith("data:image/png;base64,")
     assert "1 of 2 answers are in doubt" in words(page)
     assert "1 of 3 files got no answer" in words(page)
+    assert "the bytes are none of these. (1 file)" in words(page), "whole, where the table may cut it off"
     drawn = page.dataframe[0].proto
     with pyarrow.ipc.open_stream(drawn.arrow_data.styler.display_values) as stream:
         first, second, third = stream.read_pandas()["probability"]
@@ -271,6 +273,20 @@ def test_the_threshold_stands_out_from_a_light_and_from_a_dark_page(enter, examp
     color = [int(mark["color"][start : start + 2], 16) for start in (1, 3, 5)]
     for page_color in ((255, 255, 255), (23, 22, 20)):
         assert contrast(color, page_color) >= 3
+
+
+@pytest.mark.parametrize("page_type", ["light", "dark"])
+def test_the_words_of_a_chart_can_be_read(enter, monkeypatch, page_type):
+    monkeypatch.setattr(ContextProxy, "theme", StreamlitTheme({"type": page_type}))
+    charts = [json.loads(chart.proto.spec) for chart in enter("model").get("vega_lite_chart")]
+    assert len(charts) == 4
+    for chart in charts:
+        for part in ("axis", "legend"):
+            color = chart.get("config", {}).get(part, {}).get("labelColor")
+            if page_type == "dark":
+                assert color is None, "Streamlit's own is nearly white"
+            else:
+                assert contrast([int(color[start : start + 2], 16) for start in (1, 3, 5)], (255, 255, 255)) >= 4.5
 
 
 def test_two_pictures_are_two_scans(enter, example):

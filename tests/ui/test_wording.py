@@ -2,7 +2,15 @@ import pytest
 
 from slicewise.inference.record import ScanRecord
 from slicewise.service.schemas import ModelCard, Prediction, StudyResult
-from slicewise.ui.wording import COUNTED, describe_extent, describe_lack, describe_rule, describe_training, give_reason
+from slicewise.ui.wording import (
+    COUNTED,
+    describe_extent,
+    describe_lack,
+    describe_rule,
+    describe_slice,
+    describe_training,
+    give_reason,
+)
 
 EXAMPLE = Prediction.model_config["json_schema_extra"]["examples"][0]
 (RECORD,) = StudyResult.model_config["json_schema_extra"]["examples"][0]["scans"]
@@ -41,6 +49,25 @@ def test_an_extent_has_the_best_unit_that_is_known(fields, extent):
 def test_a_tiny_volume_is_not_none(mask_px, volume_ml, words):
     record = ScanRecord.model_validate(RECORD | {"mask_px": mask_px, "volume_ml": volume_ml})
     assert describe_extent(record) == ("Volume of the mask", words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "number", "pixels", "words"),
+    [
+        ({}, 1, 812, "probability 0.993, 812 pixels outlined"),
+        ({}, 0, 0, "probability 0.010, 0 pixels outlined"),
+        (
+            {},
+            1,
+            0,
+            "probability 0.993, 0 pixels outlined; it reaches the threshold, but no outline is sure enough to be shown",
+        ),
+        ({"decision": "abstained"}, 1, 0, "probability 0.993, 0 pixels outlined"),
+        ({"mask_px": None}, 1, 0, "probability 0.993, no mask was looked for"),
+    ],
+)
+def test_an_empty_mask_of_a_slice_has_its_reason(fields, number, pixels, words):
+    assert describe_slice(ScanRecord.model_validate(RECORD | fields), number, pixels) == words
 
 
 def test_of_many_slices_some_are_flagged_without_any_tumor():

@@ -40,5 +40,5 @@ def show_decision(answer: Prediction | ScanRecord, model_id: str, tasks: Sequenc
         st.caption(describe_uncertainty(answer.uncertainty, tasks))
     st.metric(*describe_extent(answer))
     st.markdown(give_reason(answer))
-    lies = "how it lies in the body is not known" if answer.plane == "unknown" else f"{answer.plane} slices"
-    st.caption(f"Model {model_id}, threshold {answer.threshold:.3f}; {lies}")
+    plane = "the plane is not known" if answer.plane == "unknown" else f"{answer.plane} slices"
+    st.caption(f"Model {model_id}, threshold {answer.threshold:.3f}; {plane}")

@@ -20,7 +20,7 @@ def main() -> None:
     page = st.navigation(
         {
             "Slices and studies": [
-                st.Page(read.show, title="Read", icon=":material/search:", url_path="read", default=True),
+                st.Page(read.show, title="Read", icon=":material/search:", default=True),
                 st.Page(batch.show, title="Batch", icon=":material/table_rows:", url_path="batch"),
                 st.Page(compare.show, title="Compare", icon=":material/compare:", url_path="compare"),
             ],

@@ -82,7 +82,7 @@ def draw_calibration(bins: list[dict[str, Any]]) -> alt.LayerChart:
 def draw_net_benefit(curve: list[dict[str, Any]]) -> alt.Chart:
     """Net benefit of acting on the model, on all and on none (Vickers and Elkin 2006,
     https://doi.org/10.1177/0272989X06295361)."""
-    names = {"model": "act on the model", "treat_all": "act on all", "treat_none": "act on none"}
+    names = {"model": "the model", "treat_all": "all", "treat_none": "none"}
     table = pd.DataFrame(curve).melt(id_vars="threshold", value_vars=list(names), var_name="who", value_name="net benefit")
     table["who"] = table["who"].map(names)
     table = table[table["net benefit"] > -0.1]
@@ -93,9 +93,9 @@ def draw_net_benefit(curve: list[dict[str, Any]]) -> alt.Chart:
         .encode(
             x=alt.X("threshold:Q", title="probability from which one acts"),
             y=alt.Y("net benefit:Q"),
-            color=alt.Color("who:N", scale=colors, title=None, legend=alt.Legend(orient="top")),
-            strokeDash=alt.StrokeDash("who:N", title=None),
-            tooltip=["threshold", "who", alt.Tooltip("net benefit", format=".3f")],
+            color=alt.Color("who:N", scale=colors, title="act on", legend=alt.Legend(orient="top")),
+            strokeDash=alt.StrokeDash("who:N", title="act on"),
+            tooltip=["threshold", alt.Tooltip("who", title="act on"), alt.Tooltip("net benefit", format=".3f")],
         )
     )
 

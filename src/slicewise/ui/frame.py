@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import altair as alt
 import streamlit as st
 
 from slicewise.service.logs import place_of
@@ -14,16 +16,22 @@ from slicewise.ui.client import ServiceError
 from slicewise.ui.session import chosen_service, forget_answers, room
 from slicewise.ui.wording import describe_refusal
 
-__all__ = ["answering", "guarding", "offer", "show_notice", "show_refusal", "show_service"]
+__all__ = ["ANSWER", "answering", "draw_chart", "guarding", "offer", "show_notice", "show_refusal", "show_service"]
+
+ANSWER = "answer"
+"""Key of the container with the answer beside pictures."""
 
 _PING_S = 4
+_CHART_TEXT = "#595959"
 _STATES = {"ready": "● The service answers at", "starting": "◐ The service starts at", "away": "○ Nobody answers at"}
 
 
 def show_notice() -> None:
     """What this must not be used for: above everything, on every page."""
     st.html(
-        "<style>.stMainBlockContainer { padding-top: 4.5rem }</style>"
+        "<style>.stMainBlockContainer { padding-top: 4.5rem }"
+        # On a phone columns lie below one another: the answer comes before the pictures that it is about.
+        f"@media (max-width: 640px) {{ .stColumn:has(.st-key-{ANSWER}) {{ order: -1 }} }}</style>"
         '<div role="note" style="border:1px solid;border-radius:.4rem;padding:.35rem .8rem;font-size:.9rem">'
         f"<strong>Research use only – not a medical device.</strong> {NOTICE.partition(': ')[2].capitalize()}</div>"
     )
@@ -87,6 +95,21 @@ def guarding(what: str) -> Iterator[None]:
         place = f"{type(error).__name__} at {place_of(error)}"
         print(f"The page failed ({what}): {place}", file=sys.stderr, flush=True)
         st.error(f"**The page failed**, by a defect of slicewise ({place}). Please report it.", icon=":material/bug_report:")
+
+
+def draw_chart(chart: alt.Chart | alt.LayerChart, words: str, **options: Any) -> None:
+    """A chart whose words can be read: on a light page, Streamlit's gray has a contrast of 3.7 (WCAG 2.2, 1.4.3, wants 4.5).
+
+    Args:
+        chart: What is drawn.
+        words: For those who do not see it.
+        **options: Of Streamlit.
+    """
+    if st.context.theme.type != "dark":
+        chart = chart.configure_axis(labelColor=_CHART_TEXT, titleColor=_CHART_TEXT).configure_legend(
+            labelColor=_CHART_TEXT, titleColor=_CHART_TEXT
+        )
+    st.altair_chart(chart, alt=words, **options)
 
 
 def offer(label: str, content: str | bytes, name: str, media_type: str) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from slicewise.service.schemas import ModelCard, Prediction
 from slicewise.ui.answer_view import show_concerns, show_decision
 from slicewise.ui.drawing import STYLES, Style, draw_heat, draw_prediction, mask_of, picture_of, read_png, to_png
-from slicewise.ui.frame import answering, offer
+from slicewise.ui.frame import ANSWER, answering, offer
 from slicewise.ui.session import chosen_service, describe_model, digest_of, has_answer, remember
 from slicewise.ui.wording import describe_lack
 
@@ -34,10 +34,10 @@ def show_slice(name: str, content: bytes, prediction: Prediction) -> None:
     with left:
         st.markdown("**Where** – the mask over the slice")
         image = st.empty()
-        style, opacity = style_controls("slice")
+        style, opacity = style_controls("slice") if answer.mask else (STYLES[0], 0.0)
         drawn = draw_prediction(answer, style=style, opacity=opacity)
         image.image(drawn, width="stretch", alt=f"{answer.decision}, {answer.mask_px or 0} pixels outlined")
-    with right:
+    with right, st.container(key=ANSWER):
         show_decision(answer, answer.model_id, card.tasks)
         _offer_downloads(name.split(".")[0] or "slice", answer, drawn)
     with middle:

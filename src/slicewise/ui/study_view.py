@@ -14,7 +14,7 @@ from slicewise.service.schemas import ModelCard, StudyResult, StudyStatus
 from slicewise.ui.answer_view import show_concerns, show_decision
 from slicewise.ui.choosing import Chosen
 from slicewise.ui.client import Service, ServiceError
-from slicewise.ui.frame import answering, guarding, offer, show_refusal
+from slicewise.ui.frame import ANSWER, answering, guarding, offer, show_refusal
 from slicewise.ui.session import chosen_service, describe_model
 from slicewise.ui.volume_view import Volume, show_volume
 from slicewise.ui.wording import SYMBOLS, describe_probability, describe_rule, describe_sources, escape
@@ -157,7 +157,7 @@ def _show_answer(study_id: str, answer: _Answer, card: ModelCard, chosen: Chosen
     record = scans[number]
     show_concerns(record.concerns)
     left, right = st.columns([10, 4], gap="medium")
-    with right:
+    with right, st.container(key=ANSWER):
         show_decision(record, answer.result.model_id, card.tasks)
         if record.slices > 1:
             st.markdown(describe_rule(record.slices, card.metrics))

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from slicewise.inference.record import ScanRecord
 from slicewise.service.schemas import ModelCard
-from slicewise.ui.drawing import draw_slice, to_gray, to_png
-from slicewise.ui.frame import answering, guarding, offer
+from slicewise.ui.drawing import STYLES, draw_slice, to_gray, to_png
+from slicewise.ui.frame import answering, draw_chart, guarding, offer
 from slicewise.ui.planes import cut_volume
 from slicewise.ui.slice_view import ask_thoroughly, draw_explanation, style_controls
-from slicewise.ui.wording import describe_lack, describe_probability, describe_uncertainty
+from slicewise.ui.wording import describe_lack, describe_probability, describe_slice, describe_uncertainty
 
 __all__ = ["Volume", "show_volume"]
 
@@ -82,7 +82,7 @@ def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, card: Mo
             run = f", {_RUN[record.plane]}" if record.plane in _RUN else ""
             st.caption(f"Counted from 0, as in the JSON{run}.")
             _show_steps(at, record)
-        style, opacity = style_controls("volume")
+        style, opacity = style_controls("volume") if record.mask_px is not None else (STYLES[0], 0.0)
     number = int(st.session_state[at])
     rows_mm, columns_mm = volume.spacing_mm[1:].tolist()
     spacing_mm = (rows_mm, columns_mm) if np.isfinite(volume.spacing_mm[1:]).all() else None
@@ -98,8 +98,7 @@ def _show_slices(at: str, key: str, volume: Volume, record: ScanRecord, card: Mo
     pixels = int(volume.mask[number].sum())
     with left:
         st.image(drawn, width="stretch", alt=f"Slice {number}, {pixels} pixels outlined")
-        probability = describe_probability(record.slice_probabilities[number])
-        st.caption(f"Slice {number}: probability {probability}, {pixels:,} pixels outlined")
+        st.caption(f"Slice {number}: {describe_slice(record, number, pixels)}")
         with st.container(horizontal=True):
             if record.mask_px is not None:
                 offer("Mask of this slice", to_png(volume.mask[number]), f"slice_{number}_mask.png", "image/png")
@@ -144,12 +143,12 @@ def _show_strip(at: str, key: str, record: ScanRecord) -> None:
     rule = at_threshold.mark_rule(strokeDash=[4, 3], strokeWidth=2, color=_RULE).encode(y="threshold:Q")
     # A chart keeps what was clicked in it: each slice has one of its own, so that the same bar can be clicked again.
     chart = f"strip {key} {chosen}"
-    st.altair_chart(
+    draw_chart(
         bars + rule + columns,
+        "Probability of tumor of each slice; the dashed line is the threshold",
         height=220,
         key=chart,
         on_select=partial(_go_to_bar, at, chart),
-        alt="Probability of tumor of each slice; the dashed line is the threshold",
     )
 
 

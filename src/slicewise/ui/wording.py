@@ -20,6 +20,7 @@ __all__ = [
     "describe_probability",
     "describe_refusal",
     "describe_rule",
+    "describe_slice",
     "describe_sources",
     "describe_training",
     "describe_uncertainty",
@@ -134,6 +135,23 @@ def give_reason(answer: Prediction | ScanRecord) -> str:
         return f"{where} probability reaches {at}, and the decoder outlined {answer.mask_px:,} {unit}."
     unsure = "but no outline is sure enough to be shown. The empty mask does not mean a clear slice."
     return f"{where} probability reaches {at}, {unsure}"
+
+
+def describe_slice(record: ScanRecord, number: int, pixels: int) -> str:
+    """The answer for one slice of a scan.
+
+    Args:
+        record: Of the scan.
+        number: Of the slice.
+        pixels: How many of it are outlined.
+    """
+    probability = record.slice_probabilities[number]
+    words = f"probability {describe_probability(probability)}"
+    if record.mask_px is None:
+        return f"{words}, no mask was looked for"
+    is_unlocalized = not pixels and probability >= record.threshold and record.decision != "abstained"
+    unsure = "; it reaches the threshold, but no outline is sure enough to be shown" if is_unlocalized else ""
+    return f"{words}, {pixels:,} pixels outlined{unsure}"
 
 
 def describe_rule(slices: int, metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -88,12 +89,18 @@ def _show_table(batch: _Batch, chosen: Chosen) -> None:
     rows = [{"file": name, **batch.rows.get(place, unanswered)} for place, (name, _) in enumerate(chosen.files)]
     table = pd.DataFrame(rows, columns=["slice", *_WRITTEN])
     doubtful = sum(bool(row.get("concerns")) for row in rows)
-    refused = sum("decision" not in row for row in rows)
+    problems = Counter(row["problem"] for row in rows if "decision" not in row)
+    refused = problems.total()
     if doubtful:
         words = f"**{doubtful} of {len(table) - refused} answers are in doubt**: see the column *concerns*."
         st.error(words, icon=":material/warning:")
     if refused:
-        st.warning(f"{refused} of {len(table)} files got no answer: see the column *problem*.", icon=":material/warning:")
+        # In whole sentences here: in the table, which is wide, they end at its edge.
+        sentences = "\n".join(
+            f"- {sentence} ({count} {'file' if count == 1 else 'files'})" for sentence, count in problems.items()
+        )
+        words = f"**{refused} of {len(table)} files got no answer**; the column *problem* says which:\n{sentences}"
+        st.warning(words, icon=":material/warning:")
     st.caption("Click a column's head to sort by it, a row's box to see the slice.")
     shown = table.assign(decision=[_with_symbol(row.get("decision")) for row in rows])
     # In words, what three digits cannot tell from certainty is said as such, and it is still sorted by the number. A style

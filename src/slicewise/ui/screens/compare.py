@@ -95,7 +95,7 @@ def _show_agreement(answer: Prediction, first: NDArray[np.bool_], second: NDArra
         agreement = dice(both, one, other)
         st.metric("Dice of the two masks", "both are empty" if np.isnan(agreement) else f"{agreement:.3f}")
         counts = {"in both (yellow)": both, "in the first alone (blue)": one, "in the second alone (vermilion)": other}
-        st.table(pd.DataFrame({"pixels": counts}))
+        st.table(pd.DataFrame({"pixels": pd.Series(counts).map("{:,}".format)}))
         st.caption("Two models that agree may both be wrong: no reference is here.")
 
 

@@ -14,7 +14,7 @@ from slicewise.ui.figures import (
     figures_of,
     predictive_values_of,
 )
-from slicewise.ui.frame import answering, offer
+from slicewise.ui.frame import answering, draw_chart, offer
 from slicewise.ui.session import chosen_service, describe_model
 from slicewise.ui.wording import COUNTED, describe_training
 
@@ -61,11 +61,15 @@ def _show_figures(card: ModelCard) -> None:
     sides = list(card.metrics)
     side = st.selectbox("Measured on", sides, index=sides.index("test") if "test" in sides else 0)
     table = figures_of(card, side)
-    st.altair_chart(draw_intervals(table), alt="Figures with their intervals; the table below has the same")
+    draw_chart(draw_intervals(table), "Figures with their intervals; the table below has the same")
     st.dataframe(
         table[["figure", "shown", "n_slices", "n_patients"]],
         hide_index=True,
-        column_config={"shown": "value (95 % interval)", "n_slices": "slices", "n_patients": "n"},
+        column_config={
+            "shown": "value (95 % interval)",
+            "n_slices": st.column_config.NumberColumn("slices", format="%,d"),
+            "n_patients": st.column_config.NumberColumn("n", format="%,d"),
+        },
         alt="One row a figure",
     )
     st.caption(COUNTED)
@@ -84,11 +88,13 @@ def _show_curves(card: ModelCard) -> None:
     left, right = st.columns(2, gap="large")
     if "calibration" in card.curves:
         left.subheader("Does it mean what it says?")
-        left.altair_chart(draw_calibration(card.curves["calibration"]), height=320, alt="Share with tumor by probability")
+        with left:
+            draw_chart(draw_calibration(card.curves["calibration"]), "Share with tumor by probability", height=320)
         left.caption("Share of test slices with a tumor, by the probability they were given; on the dashed line they agree.")
     if "decision_curve" in card.curves:
         right.subheader("Is acting on it worth it?")
-        right.altair_chart(draw_net_benefit(card.curves["decision_curve"]), height=320, alt="Net benefit by threshold")
+        with right:
+            draw_chart(draw_net_benefit(card.curves["decision_curve"]), "Net benefit by threshold", height=320)
         right.caption("Net benefit among the test slices: above both other lines, acting on the model is better.")
     if "predictive_values" in card.curves:
         st.subheader("What an answer is worth")
@@ -106,7 +112,7 @@ def _show_course(card: ModelCard) -> None:
     if chart is None:
         st.info("The checkpoint knows a single epoch; there is no course to draw.", icon=":material/info:")
     else:
-        st.altair_chart(chart, alt="Validation figures over the epochs; the table below has the same")
+        draw_chart(chart, "Validation figures over the epochs; the table below has the same")
     st.dataframe(pd.DataFrame(card.history), hide_index=True, alt="One row an epoch")
 
 
