@@ -206,6 +206,41 @@ def test_a_batch_is_no_way_around_the_limit_of_a_slice(checkpoint):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "name"), [(errno.EMFILE, 413, "too-many-files"), (errno.ENOSPC, 500, "internal")]
+)
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/predict/batch", "/v1/studies"])
+def test_a_body_that_cannot_be_kept_is_not_called_broken(checkpoint, monkeypatch, capsys, path, code, status, name):
+    def fail(**_):
+        raise OSError(code, "PLANTED")
+
+    async def run():
+        async with opened(checkpoint) as (_, _, client):
+            monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", fail)
+            return await client.post(path, files=files(1))
+
+    answer = asyncio.run(run())
+    assert is_problem(answer, status, name)
+    written = capsys.readouterr().err
+    (line,) = [line for line in map(json.loads, written.splitlines()) if line["event"] == "request-failed"]
+    assert line["request_id"] == answer.headers["x-request-id"]
+    assert "PLANTED" not in written
+
+
+@pytest.mark.parametrize("path", ["/v1/predict/batch", "/v1/studies"])
+def test_a_file_in_another_field_is_not_dropped(checkpoint, path):
+    async def run():
+        async with opened(checkpoint) as (house, _, client):
+            house.slices.ask = house._studies_pool.ask = (workers := Workers()).ask
+            other = [("file1", ("1", b"content"))]
+            for sent in (files(2) + other, other + files(1), other):
+                assert is_problem(await client.post(path, files=sent), 400, "bad-request")
+            assert workers.asked == house.studies.unfinished == 0
+            assert kept(house) == []
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("uploads_at_once", [1, 2, 9])
 def test_a_flood_of_studies_finds_as_many_places_as_there_are(checkpoint, uploads_at_once):
     async def run():

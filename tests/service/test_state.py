@@ -103,6 +103,13 @@ def test_the_document_describes_every_answer(service):
     assert "HTTPValidationError" not in schemas
 
 
+def test_the_document_names_no_answer_that_a_path_does_not_give(service):
+    paths = service.client.get("/openapi.json").json()["paths"]
+    slow = {path for path, operations in paths.items() for answer in operations.values() if "504" in answer["responses"]}
+    assert slow == {"/v1/predict"}, "a batch says so in its lines, a study in its status"
+    assert all(("501" in paths[path]["post"]["responses"]) == (path in slow) for path in paths if "post" in paths[path])
+
+
 def test_every_problem_says_what_was_expected():
     assert all(400 <= kind.status < 600 and kind.detail.endswith(".") for kind in PROBLEMS.values())
 

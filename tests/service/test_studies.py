@@ -19,6 +19,7 @@ from slicewise.errors import ConfigError
 from slicewise.inference.record import ScanRecord
 from slicewise.inference.writers import gray_window
 from slicewise.service.house import House
+from slicewise.service.jobs import JobStore
 from slicewise.service.problems import Problem
 from slicewise.service.settings import ServiceSettings
 from slicewise.service.studies import Studies
@@ -76,6 +77,26 @@ def test_a_volume_is_answered_as_by_the_predictor(service, predictor, nifti, tmp
     assert is_problem(service.client.get(f"/v1/studies/{nifti['id']}/scans/0/report"), 404, "no-such-file")
     assert is_problem(service.client.get(f"/v1/studies/{nifti['id']}/scans/7/mask"), 404, "no-such-file")
     assert is_problem(service.client.get(f"/v1/studies/{nifti['id']}/scans/0/passwd"), 422, "invalid-request")
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-3", "bytes=99999999-", "bytes=abc", "lines=1-2", "bytes=0-1,4-5"])
+def test_a_file_comes_whole_whatever_part_of_it_is_asked_for(service, nifti, asked):
+    for path in ("result", "scans/0/mask"):
+        whole, part = (
+            service.client.get(f"/v1/studies/{nifti['id']}/{path}", headers=headers) for headers in ({}, {"Range": asked})
+        )
+        assert part.status_code == 200
+        assert part.content == whole.content
+        assert part.headers["accept-ranges"] == "none"
+
+
+def test_a_damaged_list_of_jobs_is_a_sentence(tmp_path):
+    (tmp_path / "jobs.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(
+        ConfigError, match=r"jobs\.sqlite, SQLite refuses the file \(file is not a database\)\. Move it away"
+    ):
+        JobStore(tmp_path / "jobs.sqlite")
+    assert (tmp_path / "jobs.sqlite").read_bytes() == b"no database" * 100
 
 
 def test_a_series_gets_a_dicom_segmentation(service, series):

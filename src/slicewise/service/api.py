@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,13 +21,14 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slicewise import __version__
 from slicewise.service.card import card_of
 from slicewise.service.gate import PUBLIC, VIEWER, Door, Gate
 from slicewise.service.house import House
 from slicewise.service.limits import Lane
+from slicewise.service.logs import log, place_of
 from slicewise.service.metrics import MEDIA_TYPE as METRICS_TYPE
 from slicewise.service.metrics import Metrics
 from slicewise.service.pool import Pool
@@ -61,7 +64,7 @@ _FILE_TYPES = {
     "slices": "application/octet-stream",
 }
 _CODES_OF_GETS = (401, 403, 429, 500)
-_CODES_OF_POSTS = (400, 401, 403, 408, 413, 422, 429, 500, 501, 503, 504)
+_CODES_OF_POSTS = (400, 401, 403, 408, 413, 422, 429, 500, 503)
 
 Upload = Annotated[UploadFile, File(description="A picture, a NIfTI file or a DICOM file with one slice.")]
 Uploads = Annotated[list[UploadFile], File(description="Files, each in a field of this name.")]
@@ -70,6 +73,15 @@ Uncertain = Annotated[bool, Query(description="Also say how much the answers mov
 StudyId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", description="As answered when it was sent.")]
 FileName = Literal["mask", "segmentation", "report", "montage", "slices"]
 assert set(_FILE_TYPES) == set(ENDINGS)
+
+
+class _WholeFile(FileResponse):
+    """A file, whatever range of it is asked for: Starlette refuses some of them in plain text, as no error here is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers["accept-ranges"] = "none"
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 def create_app(house: House) -> ASGIApp:
@@ -159,7 +171,7 @@ def _predict_routes(house: House) -> APIRouter:
         "/v1/predict",
         form_limits={"max_files": 1, "max_fields": _FIELDS},
         response_model=Prediction,
-        responses=_problems(*_CODES_OF_POSTS),
+        responses=_problems(501, 504, *_CODES_OF_POSTS),
     )
     async def predict(request: Request, file: Upload, options: Options) -> Response:
         """Is there a tumor in this slice, and where?"""
@@ -170,6 +182,7 @@ def _predict_routes(house: House) -> APIRouter:
 
     @router.post(
         "/v1/predict/batch",
+        dependencies=[Depends(_refuse_other_fields)],
         form_limits={"max_files": house.settings.batch_files, "max_fields": _FIELDS},
         response_class=StreamingResponse,
         responses={
@@ -206,6 +219,7 @@ def _study_routes(house: House) -> APIRouter:
     @router.post(
         "",
         status_code=HTTPStatus.ACCEPTED,
+        dependencies=[Depends(_refuse_other_fields)],
         responses=_problems(*_CODES_OF_POSTS),
         form_limits={"max_files": _STUDY_FILES, "max_fields": _FIELDS},
     )
@@ -234,11 +248,11 @@ def _study_routes(house: House) -> APIRouter:
     @router.get("/{study}/result", response_model=StudyResult, responses=_problems(404, 409, 422, *_CODES_OF_GETS))
     async def result(request: Request, study: StudyId) -> Response:
         """The answer of a finished study: as `slicewise predict` records it, and which files can be fetched."""
-        return FileResponse(studies.result(_owner(request), study), media_type=_JSON)
+        return _WholeFile(studies.result(_owner(request), study), media_type=_JSON)
 
     @router.get(
         "/{study}/scans/{scan}/{name}",
-        response_class=FileResponse,
+        response_class=_WholeFile,
         responses={
             200: {
                 "content": {
@@ -254,7 +268,7 @@ def _study_routes(house: House) -> APIRouter:
         study: StudyId,
         scan: Annotated[int, PathParameter(ge=0, le=99_999, description="Which of the result's scans.")],
         name: Annotated[FileName, PathParameter(description="Which of its files.")],
-    ) -> FileResponse:
+    ) -> _WholeFile:
         """A file of a scan.
 
         mask: NIfTI on the input's grid. segmentation, report: DICOM SEG and SR, of DICOM alone. montage: PNG of a volume.
@@ -262,9 +276,15 @@ def _study_routes(house: House) -> APIRouter:
         rows, columns); window, the values that are drawn black and white; and spacing_mm between slices, rows and columns.
         """
         path = studies.file(_owner(request), study, scan, name)
-        return FileResponse(path, media_type=_FILE_TYPES[name], filename=path.name)
+        return _WholeFile(path, media_type=_FILE_TYPES[name], filename=path.name)
 
     return router
+
+
+async def _refuse_other_fields(request: Request) -> None:
+    """A file in a field of another name would be dropped without a word. The form has been read, and is not read again."""
+    if any(name != "file" for name in await request.form()):
+        raise Problem("bad-request")
 
 
 async def _ask(pool: Pool, path: Path, request_id: str, options: SliceOptions, patience_s: float) -> bytes:
@@ -329,6 +349,11 @@ async def _on_problem(request: Request, error: Exception) -> Response:
         problem = error
     elif error.detail.startswith(_TOO_MANY_FILES):
         problem = Problem("too-many-files")
+    elif isinstance(cause := error.__cause__, OSError):
+        # Of a body that could not be kept, such as on a full disk. FastAPI takes all of these for a broken form.
+        problem = Problem("too-many-files" if cause.errno == errno.EMFILE else "internal")
+        fields = {"request_id": _request_id(request), "error": type(cause).__name__, "where": place_of(cause)}
+        log("request-failed", logging.ERROR, **fields)
     else:
         problem = Problem(kind_of_status(error.status_code), error.headers)
     content = document(problem.name, _request_id(request), problem.errors)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slicewise.errors import ConfigError
 from slicewise.service.schemas import StudyState
 
 __all__ = ["FINISHED", "Job", "JobStore"]
@@ -53,13 +54,22 @@ class JobStore:
 
     Args:
         file: Made where missing.
+
+    Raises:
+        ConfigError: It is damaged, or cannot be written.
     """
 
     def __init__(self, file: Path) -> None:
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute(_TABLE)
+        try:
+            self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(_TABLE)
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"Expected the jobs of a service in {file}, SQLite refuses the file ({error}). Move it away, with which its "
+                "studies are lost, or name another folder with --state."
+            ) from None
 
     def close(self) -> None:
         """Close the file."""
