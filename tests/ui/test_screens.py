@@ -316,6 +316,19 @@ def test_a_study_that_was_cancelled_can_be_sent_again(enter, asked, example):
     assert "## ▲ Tumor" in words(finish(page))
 
 
+def test_a_study_that_the_service_knows_no_more_can_be_sent_again(enter, example, monkeypatch):
+    def fail(*_):
+        raise ServiceError("no-such-study", "No such study", "Expected the id of a study sent with this key.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Service, "follow_study", fail)
+        page = enter("read", [("volume.nii.gz", example("NIfTI volume"))])
+        assert "The service was started anew" in page.error[0].value
+        assert "key" not in page.error[0].value, "of which a person at a page knows nothing"
+        next(button for button in page.button if button.label == "Send it again").click().run()
+    assert "## ▲ Tumor" in words(finish(page))
+
+
 def test_what_is_closed_is_removed_at_the_service(enter, asked, example):
     page = enter("read", [("volume.nii.gz", example("NIfTI volume"))])
     study = page.session_state["study"].id

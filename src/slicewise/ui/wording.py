@@ -38,6 +38,7 @@ _REFUSALS = {
     "not-one-slice": "Expected a file with one slice, it holds more. Read it on the page *Read*.",
     "too-large": "Expected a smaller upload. Send less at once, or ask who runs the service to raise its limit.",
     "too-many-files": "Expected fewer files at once. Put them into one zip.",
+    "no-such-study": "The service was started anew, or has removed the study by now. Send it again.",
     "queue-full": "Others are being answered first. Try again in some seconds.",
     "too-many-requests": "Expected fewer questions a second. Try again in some seconds.",
     "not-ready": "The service is still starting. Try again in some seconds.",
