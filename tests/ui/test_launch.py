@@ -99,6 +99,27 @@ def test_ended_while_it_starts_it_leaves_nothing_behind():
     wait_until(lambda: not is_alive(service))
 
 
+MANY_SIGNALS = """
+import os, signal, time
+from slicewise.ui.launch import _closed_by_signals
+with _closed_by_signals() as is_closing:
+    assert not is_closing()
+    room = os.getpid()
+    if not os.fork():
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(room, number)
+        os._exit(0)
+    os.wait()
+    assert is_closing()
+"""
+
+
+def test_one_signal_after_another_does_not_make_it_hang():
+    assert subprocess.run([sys.executable, "-c", MANY_SIGNALS], timeout=20, check=False).returncode == 0
+
+
 def test_a_service_that_ends_again_and_again_is_given_up(monkeypatch, tmp_path):
     monkeypatch.setattr(own_service, "_FIRST_PAUSE_S", 0.01)
     service = own_service.OwnService(tmp_path)

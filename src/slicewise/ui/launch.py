@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -96,14 +96,14 @@ def open_reading_room(
         for service in own:
             stack.callback(service.end)
             service.start(is_closing)
-            if is_closing.is_set():
+            if is_closing():
                 return
         started = [KnownService(name=service.name, url=service.url, key=service.key) for service in own]
         settings = RoomSettings(services=(*started, *named), runs=tuple(run.resolve() for run in runs))
         pages = _start_pages(settings, host, port, public_names)
         stack.callback(end, pages)
         is_announced = False
-        while not is_closing.wait(_WATCH_S):
+        while not is_closing():
             if pages.poll() is not None:
                 raise ConfigError(
                     f"Expected the pages to stay on {host}, port {port}; they ended, their own words are above."
@@ -113,6 +113,7 @@ def open_reading_room(
                 is_announced = True
             for service in own:
                 service.revive()
+            time.sleep(_WATCH_S)
 
 
 def _check_free(host: str, port: int) -> None:
@@ -149,12 +150,13 @@ def _start_pages(settings: RoomSettings, host: str, port: int, public_names: Seq
 
 
 @contextmanager
-def _closed_by_signals() -> Iterator[threading.Event]:
-    """An event that is set when somebody asks for the end; nothing is cut off by it."""
-    is_closing = threading.Event()
-    before = {number: signal.signal(number, lambda *_: is_closing.set()) for number in _SIGNALS}
+def _closed_by_signals() -> Iterator[Callable[[], bool]]:
+    """Says whether somebody has asked for the end; nothing is cut off by it."""
+    # Not an event: a signal that comes while another one's handler holds its lock would wait for that lock for ever.
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _SIGNALS}
     try:
-        yield is_closing
+        yield lambda: bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

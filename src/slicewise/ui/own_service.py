@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -55,14 +56,17 @@ class OwnService:
         """Where it listens."""
         return f"http://127.0.0.1:{self._port}"
 
-    def start(self, is_closing: threading.Event) -> None:
+    def start(self, is_closing: Callable[[], bool]) -> None:
         """Start it, and wait until it listens, or until everything is to end.
+
+        Args:
+            is_closing: Whether everything is to end.
 
         Raises:
             ConfigError: It did not start.
         """
         self._spawn()
-        while not self._listens.wait(0.05) and not is_closing.is_set():
+        while not self._listens.wait(0.05) and not is_closing():
             if self._has_ended() or time.monotonic() - self._started_s > _START_LIMIT_S:
                 self.end()
                 raise ConfigError(f"Expected a service of {self.model} to start, it did not; its own words are above.")
