@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -13,6 +14,7 @@ from slicewise.batch.batch import predict_job, predict_jobs
 from slicewise.batch.inputs import Job, find_inputs
 from slicewise.batch.place import Place
 from slicewise.errors import InputError
+from slicewise.inference import dicom_seg
 
 
 def contents(folder):
@@ -176,6 +178,48 @@ def test_a_format_that_it_cannot_have_costs_an_input_no_earlier_results(job, mak
     before = contents(worker.output)
     with pytest.raises(InputError, match="dicom-seg"):
         predict_job(job, make_worker(formats=("dicom-seg",)))
+    assert contents(worker.output) == before
+
+
+@pytest.mark.parametrize("formats", [("dicom-seg",), ("dicom-sr", "png")])
+def test_headers_that_allow_no_named_format_cost_a_series_no_earlier_results(data, make_worker, formats):
+    for file in (data / "series").iterdir():
+        header = pydicom.dcmread(file)
+        del header.FrameOfReferenceUID
+        header.save_as(file)
+    series, worker = Job(data / "series", Path("series")), make_worker()
+    record = predict_job(series, worker)
+    before = contents(worker.output)
+    assert before.keys() == {"series_result.json", *record.scans[0].outputs}
+    with pytest.raises(InputError, match="missing: FrameOfReferenceUID"):
+        predict_job(series, make_worker(formats=formats))
+    assert contents(worker.output) == before
+
+
+def test_what_highdicom_alone_refuses_costs_a_series_no_earlier_results(data, make_worker, monkeypatch):
+    series, worker = Job(data / "series", Path("series")), make_worker()
+    predict_job(series, worker)
+    before = contents(worker.output)
+
+    def refuse(**_):
+        raise ValueError("planted")
+
+    monkeypatch.setattr(dicom_seg, "Segmentation", refuse)
+    with pytest.raises(InputError, match="refused by highdicom"):
+        predict_job(series, make_worker(formats=("dicom-seg",)))
+    assert contents(worker.output) == before
+
+
+def test_lesions_of_unknown_size_cost_a_series_no_earlier_results(data, make_worker):
+    for file in (data / "series").iterdir():
+        header = pydicom.dcmread(file)
+        del header.PixelSpacing
+        header.save_as(file)
+    series, worker = Job(data / "series", Path("series")), make_worker()
+    predict_job(series, worker)
+    before = contents(worker.output)
+    with pytest.raises(InputError, match="known spacing to remove lesions"):
+        predict_job(series, make_worker(smallest_mm3=5.0))
     assert contents(worker.output) == before
 
 

@@ -12,18 +12,18 @@ from slicewise.batch import batch
 from slicewise.batch.batch import Options
 from slicewise.batch.command import predict_inputs
 from slicewise.console import Display
-from slicewise.errors import InputError
+from slicewise.errors import CheckpointError, InputError
 
 
 @pytest.fixture
 def call(checkpoint, tmp_path):
     """Predicts into ``out``; gives what came of it, and what stood on the screen."""
 
-    def predict(*inputs, engine="cpu", **options):
+    def predict(*inputs, engine="cpu", model=checkpoint, **options):
         screen = io.StringIO()
         run = predict_inputs(
             inputs,
-            checkpoint,
+            model,
             tmp_path / "out",
             Options(**options),
             engine=engine,
@@ -110,3 +110,12 @@ def test_what_is_missing_of_an_input_stands_below_its_answer_and_in_the_manifest
     assert "FrameOfReferenceUID" in note
     manifest = written("manifest.json")
     assert (manifest["refusals"], manifest["notes"]) == ([broken.strip()], [note.strip()])
+
+
+def test_a_model_that_cannot_be_explained_costs_no_earlier_results(data, call, tmp_path, save_alarmist):
+    call(data / "picture.png")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    model = save_alarmist(tmp_path / "model", name="segmentation", tasks=("segmentation",))
+    with pytest.raises(CheckpointError, match="Use the joint"):
+        call(data / "picture.png", model=model, explain=True)
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before

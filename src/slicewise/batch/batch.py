@@ -22,6 +22,7 @@ from slicewise.batch.place import Place, path_from
 from slicewise.errors import FileError, InputError, OutputError
 from slicewise.files import as_cell, write_atomically
 from slicewise.inference.decoding import Decoder
+from slicewise.inference.lesions import check_smallest
 from slicewise.inference.outputs import Format, possible_files, write_outputs
 from slicewise.inference.predictor import Predictor
 from slicewise.inference.record import InputRecord, ScanRecord, digests_of
@@ -78,7 +79,7 @@ def predict_job(job: Job, worker: Worker) -> InputRecord:
     its bytes have changed, before it is read.
 
     Raises:
-        InputError: Nothing of the input could be read, it can have none of the formats asked for, or a file is in the way
+        InputError: Nothing of the input could be read, it cannot have what is asked for, or a file is in the way
             that is not known to be an earlier result of it; or the operating system refuses to read or to write.
         OutputError: The disk is full.
     """
@@ -124,7 +125,7 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
         try:
             files += _possible_files(item, target, options)
             readable.append((item, target))
-        except InputError as error:  # of this scan alone: it can have no format that is wanted
+        except InputError as error:  # of this scan alone: it cannot have what is wanted
             refusals.append(str(error))
     if not readable:
         raise InputError(" ".join(refusals))
@@ -133,7 +134,7 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
         for scan, target in readable:
             try:
                 scans.append(_predict_scan(scan, target, worker, notes.append))
-            except InputError as error:  # of this scan alone, such as one that lies nowhere where DICOM was wanted
+            except InputError as error:  # of this scan alone
                 refusals.append(str(error))
         if not scans:
             raise InputError(" ".join(refusals))
@@ -175,7 +176,7 @@ def _predict_scan(scan: Scan, target: Path, worker: Worker, note: Callable[[str]
         tta=options.tta,
         uncertainty=options.uncertainty,
         segment=options.segment,
-        smallest_mm3=options.smallest_mm3 if len(scan.slices) > 1 else 0.0,
+        smallest_mm3=_smallest_mm3(scan, options),
         abstain_on=options.abstain_on,
     )
     worker.show(result)
@@ -195,7 +196,14 @@ def _noted(options: Options) -> dict[str, Any]:
     return noted
 
 
+def _smallest_mm3(scan: Scan, options: Options) -> float:
+    return options.smallest_mm3 if len(scan.slices) > 1 else 0.0
+
+
 def _possible_files(scan: Scan, target: Path, options: Options) -> list[Path]:
+    """All that may be written for a scan. What it cannot have is refused here, while earlier results are still there."""
+    if _smallest_mm3(scan, options) > 0:
+        check_smallest(options.smallest_mm3, scan.spacing_mm, scan.slice_spacing_mm)
     files = possible_files(scan, target, options.formats, segment=options.segment)
     return [*files, _explanation_file(target)] if options.explain else files
 

@@ -12,7 +12,7 @@ from slicewise.batch.batch import Options, Worker, check_results, predict_jobs, 
 from slicewise.batch.inputs import find_inputs
 from slicewise.console import Display
 from slicewise.environment import describe_versions
-from slicewise.errors import InputError
+from slicewise.errors import CheckpointError, InputError
 from slicewise.inference.decoding import Decoder
 from slicewise.inference.gatekeeper import RULES
 from slicewise.inference.outputs import FORMATS
@@ -78,7 +78,7 @@ def predict_inputs(
 
     Raises:
         InputError: An option or input cannot be, or every input was refused.
-        CheckpointError: There is no model, or it is damaged.
+        CheckpointError: There is no model, it is damaged, or it does not classify, which is what is to be explained.
         OutputError: The disk is full; what is finished is kept.
     """
     names = (*get_args(EngineName), _RAY)
@@ -93,7 +93,11 @@ def predict_inputs(
             "itself to have it predicted."
         )
     begun, started = datetime.now(UTC), time.perf_counter()
-    model_id = read_description(model).model_id  # a model that is none is refused here, and not by every worker of Ray
+    description = read_description(model)  # a model that will not do is refused here, and not by every worker of Ray
+    if options.explain and "classification" not in description.tasks:
+        raise CheckpointError(
+            f"Expected a model that classifies, to explain its answer; {description.name} does not. Use the joint."
+        )
     if engine == _RAY:
         from slicewise.batch.ray_pool import predict_on_ray
 
@@ -110,7 +114,7 @@ def predict_inputs(
         refusals,
         output,
         {
-            "model_id": model_id,
+            "model_id": description.model_id,
             "engine": engine,
             "passed_over": len(passed_over),
             "started": begun.isoformat(timespec="seconds"),

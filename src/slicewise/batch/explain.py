@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from slicewise.data.preprocess import preprocess, preprocess_mask
-from slicewise.errors import CheckpointError
 from slicewise.explanation.gradcam import explain
 from slicewise.explanation.panel import draw_panel
 from slicewise.files import write_atomically
@@ -19,17 +18,10 @@ def write_explanation(predictor: Predictor, result: Result, file: Path) -> None:
     """Draw what spoke for "tumor" in the most probable slice, whatever the decision.
 
     Args:
-        predictor: That made the result.
+        predictor: That made the result, with a model that classifies: its classification head is what is explained.
         result: Of one scan.
         file: The picture, in PNG.
-
-    Raises:
-        CheckpointError: The model does not classify; its classification head, which is what is explained, was never trained.
     """
-    if "classification" not in predictor.description.tasks:
-        raise CheckpointError(
-            f"Expected a model that classifies, to explain its answer; {predictor.description.name} does not. Use the joint."
-        )
     place = int(result.probabilities.argmax())
     pixels, geometry = preprocess(result.scan.slices[place], result.scan.spacing_mm)
     number = f", slice {place}" if len(result.masks) > 1 else ""

@@ -13,7 +13,7 @@ from scipy.spatial import ConvexHull
 
 from slicewise.errors import InputError
 
-__all__ = ["Lesion", "find_lesions", "remove_small"]
+__all__ = ["Lesion", "check_smallest", "find_lesions", "remove_small"]
 
 # Voxels that share a face, an edge or a corner are of one lesion: 26 neighbors, or 8 in a lone slice.
 _NEIGHBORS = np.ones((3, 3, 3), dtype=np.bool_)
@@ -102,6 +102,28 @@ def remove_small(
         ``(D, H, W)`` bool, a new array.
 
     Raises:
+        InputError: As of `check_smallest`.
+    """
+    distances_mm = check_smallest(smallest_mm3, spacing_mm, slice_spacing_mm)
+    labels, _ = ndimage.label(masks, _NEIGHBORS)
+    volumes = np.bincount(labels.ravel()) * math.prod(distances_mm)
+    # Rounding must not take a part that is exactly as large as asked.
+    keeps = volumes >= smallest_mm3 * (1 - _TIE)
+    keeps[0] = False
+    return keeps[labels]
+
+
+def check_smallest(
+    smallest_mm3: float, spacing_mm: tuple[float, float] | None, slice_spacing_mm: float | None
+) -> tuple[float, float, float]:
+    """The distances between rows, columns and slices, by which volumes can be compared with the smallest.
+
+    Args:
+        smallest_mm3: As of `remove_small`.
+        spacing_mm: As of `remove_small`.
+        slice_spacing_mm: As of `remove_small`.
+
+    Raises:
         InputError: A spacing is not known, or the volume is negative or not finite.
     """
     if not (math.isfinite(smallest_mm3) and smallest_mm3 >= 0):
@@ -112,12 +134,7 @@ def remove_small(
             f"Expected a known spacing to remove lesions below {smallest_mm3:g} mm³, the input does not say that of its "
             f"{missing}. Give a NIfTI or DICOM file, or keep lesions of every size."
         )
-    labels, _ = ndimage.label(masks, _NEIGHBORS)
-    volumes = np.bincount(labels.ravel()) * (spacing_mm[0] * spacing_mm[1] * slice_spacing_mm)
-    # Rounding must not take a part that is exactly as large as asked.
-    keeps = volumes >= smallest_mm3 * (1 - _TIE)
-    keeps[0] = False
-    return keeps[labels]
+    return *spacing_mm, slice_spacing_mm
 
 
 def _measure(

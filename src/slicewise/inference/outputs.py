@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import Dataset
 
 from slicewise.errors import InputError
 from slicewise.files import write_atomically
@@ -76,10 +77,14 @@ def possible_files(scan: Scan, target: Path, wanted: Sequence[Format] = (), *, s
         segment: Whether a mask is looked for.
 
     Raises:
-        InputError: The scan can have none of the formats.
+        InputError: The scan can have none of the formats, or its headers allow no DICOM object of which one is wanted by
+            name.
     """
     pictures = ("montage.png",) if len(scan.slices) > 1 else ("mask.png", "overlay.png")
     formats = formats_for(scan.kind, wanted)
+    if wanted:
+        # What highdicom refuses is known only by trying; the answer of a result changes nothing in it.
+        _make_dicom(_placeholder(scan, segment=segment), formats)
     if not wanted and "dicom-seg" in formats and scan.affine is not None:
         formats = (*formats, "nifti")  # should there be no segmentation
     endings = [ending for name in formats for ending in _ENDINGS.get(name, pictures)]
@@ -106,8 +111,7 @@ def write_outputs(
         ``…_seg.dcm``, ``…_sr.dcm``. Pictures are in the view of the scan's slices, the others on the grid of the input.
 
     Raises:
-        InputError: The input can have none of the formats, or lies nowhere in the body and one that says where was wanted
-            by name. Nothing is left behind.
+        InputError: As of `possible_files`. Nothing is left behind.
     """
     formats = formats_for(result.scan.kind, wanted)
     written: list[Path] = []
@@ -119,13 +123,15 @@ def write_outputs(
     try:
         if "nifti" in formats and result.segmented:
             write_nifti(make_nifti(result), place("mask.nii.gz"))
-        if "dicom-seg" in formats or "dicom-sr" in formats:
-            try:
-                _write_dicom(result, formats, place)
-            except InputError as error:
-                if wanted:
-                    raise
-                note(f"{error} {_write_instead(result, place)}".rstrip())
+        try:
+            objects = _make_dicom(result, formats)
+        except InputError as error:
+            if wanted:
+                raise
+            note(f"{error} {_write_instead(result, place)}".rstrip())
+        else:
+            for ending, made in objects.items():
+                write_dicom(made, place(ending))
         if "png" in formats:
             _write_pictures(result, place)
     except (InputError, OSError):
@@ -135,13 +141,32 @@ def write_outputs(
     return written
 
 
-def _write_dicom(result: Result, formats: Sequence[Format], place: Callable[[str], Path]) -> None:
-    segmentation = make_segmentation(result) if result.segmented else None
-    report = make_report(result, segmentation if "dicom-seg" in formats else None) if "dicom-sr" in formats else None
-    if "dicom-seg" in formats and segmentation is not None:
-        write_dicom(segmentation, place("seg.dcm"))
-    if report is not None:
-        write_dicom(report, place("sr.dcm"))
+def _make_dicom(result: Result, formats: Sequence[Format]) -> dict[str, Dataset]:
+    """The DICOM objects among the formats, by the endings of their names."""
+    objects = {}
+    if "dicom-seg" in formats and result.segmented:
+        objects["seg.dcm"] = make_segmentation(result)
+    if "dicom-sr" in formats:
+        objects["sr.dcm"] = make_report(result, objects.get("seg.dcm"))
+    return objects
+
+
+def _placeholder(scan: Scan, *, segment: bool) -> Result:
+    """Any result of a scan, before it is predicted: with a voxel in its mask, without which objects leave out much."""
+    count = len(scan.slices)
+    masks = np.zeros(scan.slices.shape, dtype=np.bool_)
+    masks[0, 0, 0] = segment
+    return Result(
+        scan=scan,
+        probabilities=np.ones(count),
+        raw_probabilities=np.ones(count),
+        is_tumor=np.ones(count, dtype=np.bool_),
+        masks=masks,
+        threshold=0.5,
+        model_id="0" * 12,
+        engine="none",
+        segmented=segment,
+    )
 
 
 def _write_instead(result: Result, place: Callable[[str], Path]) -> str:
