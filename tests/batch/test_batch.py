@@ -157,6 +157,23 @@ def test_a_broken_member_of_a_zip_does_not_cost_the_others(data, make_worker):
     assert len(record.refusals) == 1
 
 
+def test_a_member_that_stays_broken_costs_no_prediction_again(data, make_worker, monkeypatch):
+    with zipfile.ZipFile(data / "both.zip", "a") as archive:
+        archive.writestr("c.png", (data / "picture.png").read_bytes()[:90])
+    worker, job = make_worker(), Job(data / "both.zip", Path("both"))
+    first = predict_job(job, worker)
+    before = stamps(worker.output)
+    assert predict_job(job, worker) == first
+    assert stamps(worker.output) == before
+    monkeypatch.chdir(data)
+    again = predict_job(Job(Path("both.zip"), Path("both")), worker)
+    assert stamps(worker.output) == before
+    assert (again.scans, "c.png" in again.refusals[0]) == (first.scans, True)
+    (worker.output / "both" / "a_mask.png").unlink()
+    predict_job(job, worker)
+    assert stamps(worker.output).keys() == before.keys()
+
+
 def test_a_zipped_series_has_its_dicom_results(data, make_worker):
     with zipfile.ZipFile(data / "series.zip", "w") as archive:
         for file in (data / "series").iterdir():

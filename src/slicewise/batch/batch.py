@@ -74,9 +74,9 @@ class Worker:
 def predict_job(job: Job, worker: Worker) -> InputRecord:
     """Predict one input and write its results; or find them finished.
 
-    An input is finished where its record names the same bytes, model, engine, version and options and no refusal, and the
-    files that it names are as they were written. Earlier results of the input are removed when its prediction begins; where
-    its bytes have changed, before it is read.
+    An input is finished where its record names the same bytes, model, engine, version and options, the files that it names
+    are as they were written, and what it says could not be read cannot be read still. Earlier results of the input are
+    removed when its prediction begins; where its bytes have changed, before it is read.
 
     Raises:
         InputError: Nothing of the input could be read, it cannot have what is asked for, or a file is in the way
@@ -106,10 +106,10 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
         "options": _noted(worker.options),
     }
     finished = _finished(place.record, facts, worker.output)
-    if finished is not None:
+    if finished is not None and not finished.refusals:
         place.release()
         return finished
-    if place.is_of_other_bytes:
+    if finished is None and place.is_of_other_bytes:
         place.clear()
     scans, readable, files = [], [], []
     refusals: list[str] = []
@@ -129,6 +129,9 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
             refusals.append(str(error))
     if not readable:
         raise InputError(" ".join(refusals))
+    if finished is not None and _is_as_readable(finished, [scan.name for scan, _ in readable], refusals):
+        place.release()
+        return finished.model_copy(update={"refusals": refusals})
     place.claim(files)
     try:
         for scan, target in readable:
@@ -187,6 +190,11 @@ def _predict_scan(scan: Scan, target: Path, worker: Worker, note: Callable[[str]
         written.append(_explanation_file(target))
         write_explanation(worker.predictor, result, written[-1])
     return ScanRecord.of(result, digests_of(written, worker.output), describe_result(result) if options.statistics else None)
+
+
+def _is_as_readable(record: InputRecord, names: Sequence[str], refusals: Sequence[str]) -> bool:
+    """Not where a refused part can be read by now, such as with a decoder that was installed."""
+    return [scan.name for scan in record.scans] == names and len(record.refusals) == len(refusals)
 
 
 def _noted(options: Options) -> dict[str, Any]:
@@ -322,8 +330,6 @@ def _finished(file: Path, facts: dict[str, Any], output: Path) -> InputRecord | 
     except (OSError, ValidationError):
         return None
     if any(getattr(record, name) != value for name, value in facts.items() if name not in _WHERE):
-        return None
-    if record.refusals:  # what could not be read may be by now, such as with a decoder that was installed
         return None
     for scan in record.scans:
         files = [output / name for name in scan.outputs]
