@@ -17,6 +17,7 @@
 """
 
 import signal as signals
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = [
@@ -48,19 +49,23 @@ class InputError(SlicewiseError):
 
 
 class FileError(InputError):
-    """One file of a source cannot be used as it is.
+    """One file of a source cannot be used as it is, or several for the same reason.
 
     Args:
         message: What was expected, what came, where, what to do.
         problem: Name of the audit's rule for it, such as ``non-finite``.
-        file: The file.
+        file: The file, where it is one.
+        files: All of them; by default the one.
     """
 
     # Defaults, because exceptions come back from worker processes by being called with their message alone.
-    def __init__(self, message: str, problem: str = "unreadable-file", file: Path | None = None) -> None:
+    def __init__(
+        self, message: str, problem: str = "unreadable-file", file: Path | None = None, files: Sequence[Path] = ()
+    ) -> None:
         super().__init__(message)
         self.problem = problem
         self.file = file
+        self.files = tuple(files) or (() if file is None else (file,))
 
 
 class UnreadableFileError(FileError):

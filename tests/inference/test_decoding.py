@@ -45,7 +45,7 @@ HEADER = {
     "concerns": [],
 }
 TURN = {"plane": "axial", "axes": [2, 1, 0], "reversed": [False, True, True], "spacing_mm": [1.0, 1.0, 1.0]}
-REFUSAL = {"error": "FileError", "message": "no", "problem": "unreadable-file", "file": None}
+REFUSAL = {"error": "FileError", "message": "no", "problem": "unreadable-file", "files": []}
 PIXELS = np.array([1.5, 2.5], "<f4").tobytes()
 
 
@@ -162,6 +162,15 @@ def test_refusals_are_those_of_reading_directly(decoder, tmp_path):
     for name in ("pipe.png", "text.png", "cut.nii.gz", "nan.tif", "absent.png", "a\0b.png", undecodable):
         here, there = refusal_of(decoder.read(tmp_path / name)), refusal_of(read_scans(tmp_path / name))
         assert (str(here), here.problem, here.file) == (str(there), there.problem, there.file)
+        assert here.files == there.files
+
+
+def test_a_refusal_of_several_files_names_all(decoder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
+        archive.writestr("a.txt", "text"), archive.writestr("b.txt", "text")
+    error = refusal_of(decoder.read(tmp_path / "texts.zip", scratch=tmp_path / "scratch"))
+    assert error.file is None
+    assert [file.name for file in error.files] == ["00000", "00001"]
 
 
 def test_a_path_is_taken_from_where_the_parent_is(decoder, picture, tmp_path, monkeypatch):
@@ -485,7 +494,7 @@ LIES = {
     "an error of another tree": framed(REFUSAL | {"error": "SystemExit"}),
     "a problem in prose": framed(REFUSAL | {"problem": "Hello World"}),
     "an endless message": framed(REFUSAL | {"message": "a" * 30_000}),
-    "a refusal of elsewhere": framed(REFUSAL | {"file": "/etc/passwd"}),
+    "a refusal of elsewhere": framed(REFUSAL | {"files": ["/etc/passwd"]}),
 }
 
 

@@ -110,13 +110,14 @@ def test_a_series_gets_a_dicom_segmentation(service, series):
 
 
 def test_an_archive_may_hold_several(service):
-    members = {"PLANTED/a.png": picture(), "b.nii": volume(), "../c.png": picture()[:100], "d.txt": b"text"}
+    members = {"PLANTED/a.png": picture(), "b.nii": volume(), "../c.png": picture()[:100]}
+    members |= {"d.txt": b"text", "PLANTED.txt": b"text"}
     content = bytearray(archive(**{"damaged.png": picture(), "folder/": b""} | members))
     content[60] ^= 255
     study = service.finish(service.predict(bytes(content), "/v1/studies").json()["id"])
     result = result_of(service, study)
     assert result["sources"] == [[2], [3]]
-    assert [refusal["sources"] for refusal in result["refusals"]] == [[0], [4], [5]]
+    assert [refusal["sources"] for refusal in result["refusals"]] == [[0], [4], [5, 6]]
     assert [record["name"] for record in result["scans"]] == ["0", "1"]
     assert {record["kind"] for record in result["scans"]} == {"picture", "nifti"}
     assert result["refusals"]

@@ -216,6 +216,19 @@ def test_what_is_wrong_with_one_file_of_a_zip_leaves_the_others(tmp_path):
     assert {error.file for error in found if not isinstance(error, Scan)} == {file}
 
 
+@pytest.mark.parametrize(
+    ("count", "named"), [(2, "0.txt, 1.txt"), (3, "0.txt, 1.txt, 2.txt"), (5, "0.txt, 1.txt, 2.txt and 2 more")]
+)
+def test_files_of_a_zip_that_are_no_scans_are_counted_and_the_first_named(tmp_path, count, named):
+    members = [(f"viewer/{number}.txt", b"text") for number in range(count)]
+    file, scratch = write_zip(tmp_path / "scans.zip", [*members, ("one.png", png())]), tmp_path / "scratch"
+    scan, refusal = read_scans(file, scratch)
+    assert isinstance(scan, Scan)
+    assert f"{count} of its {count + 1} files are none of them: {named}. Convert" in str(refusal)
+    assert [int(file.name) for file in refusal.files] == list(range(count))
+    assert read_scans(file)[1].files == (file,)
+
+
 def test_a_zip_with_a_password_or_of_another_method_is_refused(tmp_path):
     file = write_zip(tmp_path / "scans.zip", [("one.png", png())])
     content = bytearray(file.read_bytes())

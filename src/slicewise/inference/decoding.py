@@ -277,7 +277,8 @@ class _Child:
 
     def _rebuilt(self, item: _Header | _Refusal, deadline: float, places: Sequence[Path]) -> Scan | FileError:
         if isinstance(item, _Refusal):
-            return _ERRORS[item.error](item.message, item.problem, _allowed(item.file, places) if item.file else None)
+            files = [_allowed(file, places) for file in item.files]
+            return _ERRORS[item.error](item.message, item.problem, files[0] if len(files) == 1 else None, files)
         slices = np.empty(item.shape, dtype="<f4")
         self._fill(slices.reshape(-1).view(np.uint8).data, deadline)
         if not all(np.isfinite(image).all() for image in slices):
@@ -368,7 +369,7 @@ class _Refusal(_Checked):
     error: Literal["FileError", "LabelError", "UnreadableFileError"]
     message: _Message
     problem: Annotated[str, Field(pattern=r"^[a-z-]{1,40}$")]
-    file: Path | None
+    files: tuple[Path, ...]
 
 
 class _Answer(_Checked):
@@ -494,7 +495,7 @@ def _answer(stream: BinaryIO, found: Sequence[Scan | FileError]) -> None:
 def _described(item: Scan | FileError) -> _Header | _Refusal:
     if isinstance(item, FileError):
         fields = {"error": type(item).__name__, "message": str(item)[:_MESSAGE_LIMIT], "problem": item.problem}
-        return _Refusal.model_validate(fields | {"file": item.file})
+        return _Refusal.model_validate(fields | {"files": item.files})
     fields = {name: getattr(item, name) for name in _SAME}
     affine = None if item.affine is None else tuple(map(tuple, item.affine.tolist()))
     return _Header.model_validate(fields | {"shape": item.slices.shape, "files": item.files, "affine": affine})

@@ -255,7 +255,7 @@ class StudyRefusal(BaseModel):
     detail: str
     """What was expected, and what to do."""
     sources: list[int]
-    """Where it was found, counted as the result's ``sources``; empty: at several files."""
+    """Where it was found, counted as the result's ``sources``; empty: nowhere in particular."""
 
 
 class StudyResult(BaseModel):

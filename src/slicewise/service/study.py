@@ -122,8 +122,7 @@ def _write_slices(file: Path, result: Result) -> None:
 
 def _refusal(error: FileError) -> StudyRefusal:
     name = known_problem(error.problem)
-    sources = _sources([error.file] if error.file else [])
-    return StudyRefusal(problem=name, detail=PROBLEMS[name].detail, sources=sources)
+    return StudyRefusal(problem=name, detail=PROBLEMS[name].detail, sources=_sources(error.files))
 
 
 def _sources(files: Iterable[Path]) -> list[int]:

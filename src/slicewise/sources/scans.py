@@ -21,7 +21,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +49,7 @@ _RATIO_LIMIT, _RATIO_FREE = 200, 64 * 2**20
 _HEAD_BYTES = 4096
 _CHUNK_BYTES = 2**20
 _NAME_LENGTH = 100
+_NAMED = 3
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _PICTURE_STARTS = (
@@ -280,18 +281,25 @@ def _read_sources(sources: list[_Source], path: Path, allow_burned_in: bool) -> 
                 yield _read_file(source, kind)
         except FileError as error:
             if error.problem == "unknown-format":  # such as the viewer that a DICOM disc brings along
-                unknown.append(source.file)
+                unknown.append(source)
             else:
                 yield error
     if series:
         yield from _read_series(series, path, allow_burned_in)
     if unknown or not sources:
         yield UnreadableFileError(
-            f"Expected pictures, NIfTI or DICOM in {path}, {len(unknown)} of its {len(sources)} files are none of them. "
-            "Convert them, if they are scans.",
+            f"Expected pictures, NIfTI or DICOM in {path}, {len(unknown)} of its {len(sources)} files are none of them"
+            f"{_named(unknown)}. Convert them, if they are scans.",
             "unknown-format",
-            unknown[0] if len(unknown) == 1 else None,
+            unknown[0].file if len(unknown) == 1 else None,
+            [source.file for source in unknown],
         )
+
+
+def _named(sources: Sequence[_Source]) -> str:
+    """The first of them, and how many more there are; behind a colon."""
+    more = f" and {len(sources) - _NAMED} more" if len(sources) > _NAMED else ""
+    return f": {', '.join(printable(source.name) for source in sources[:_NAMED])}{more}" if sources else ""
 
 
 def _of_archive(scan: Scan | FileError, path: Path, labels: dict[Path, str], *, keep_files: bool) -> Scan | FileError:
@@ -299,7 +307,7 @@ def _of_archive(scan: Scan | FileError, path: Path, labels: dict[Path, str], *, 
     if isinstance(scan, Scan):
         return scan if keep_files else replace(scan, files=())
     message = str(scan) if scan.file is None else str(scan).replace(str(scan.file), labels.get(scan.file, str(path)))
-    return type(scan)(message, scan.problem, scan.file if keep_files else path)
+    return type(scan)(message, scan.problem, *((scan.file, scan.files) if keep_files else (path,)))
 
 
 def _named_apart(found: list[Scan | FileError]) -> list[Scan | FileError]:
