@@ -54,6 +54,20 @@ def test_what_is_passed_over_is_counted_on_the_screen_and_in_the_manifest(data, 
     assert "Passed over" not in call(data / "picture.png")[1]
 
 
+def test_what_is_passed_over_in_a_zip_stands_below_its_answer_and_costs_nothing_again(data, call, written):
+    with zipfile.ZipFile(data / "both.zip", "a") as archive:
+        archive.write(data / "picture.png", "b/volume_seg.png")
+    run, _ = call(data / "both.zip")
+    a, volume, note = run.lines
+    assert "both.zip, a: tumor" in a
+    assert "both.zip, volume: tumor" in volume
+    assert "1 of its 3 files are called like them: volume_seg.png" in note
+    assert (written("manifest.json")["notes"], written("manifest.json")["refusals"]) == ([note.strip()], [])
+    stamp = (data.parent / "out" / "both_result.json").stat().st_mtime_ns
+    assert call(data / "both.zip")[0].lines == run.lines
+    assert (data.parent / "out" / "both_result.json").stat().st_mtime_ns == stamp
+
+
 def test_where_every_input_is_refused_no_earlier_answer_stays(data, call, written):
     call(data / "picture.png")
     model_id = written("manifest.json")["model_id"]

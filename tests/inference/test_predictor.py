@@ -1,9 +1,11 @@
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from scipy.special import expit, logit
 
@@ -218,6 +220,19 @@ def test_small_parts_are_left_out_only_where_asked(network):
 def test_what_is_no_slice_is_refused(network, image):
     with pytest.raises(InputError, match="Expected"):
         make(network).predict(image.astype(np.float32))
+
+
+def test_a_zip_of_one_scan_and_its_mask_is_one_scan(network, image, tmp_path):
+    Image.fromarray(image.astype(np.uint8)).save(tmp_path / "scan.png")
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        for name in ("scan.png", "scan_mask.png"):
+            archive.write(tmp_path / "scan.png", name)
+    with zipfile.ZipFile(tmp_path / "mask.zip", "w") as archive:
+        archive.write(tmp_path / "scan.png", "scan_mask.png")
+    predictor = make(network)
+    assert predictor.predict(tmp_path / "both.zip").probability == predictor.predict(tmp_path / "scan.png").probability
+    with pytest.raises(InputError, match="called like them: scan_mask"):
+        predictor.predict(tmp_path / "mask.zip")
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_a_damaged_volume_is_refused_under_its_own_name(tmp_path):
 def test_dicom_files_of_a_folder_are_one_series_and_nothing_else_is_of_it(tmp_path, fake_dicom):
     folder = tmp_path / "series"
     (folder / "deeper").mkdir(parents=True)
-    for name in ("b", "a", ".hidden", "deeper/c"):
+    for name in ("b", "a", ".hidden", "deeper/c", "a_mask.dcm", "a_seg"):
         write(folder / name, fake_dicom)
     write(folder / "readme.txt", b"text")
     write(folder / "picture.png", png())
@@ -227,6 +227,31 @@ def test_files_of_a_zip_that_are_no_scans_are_counted_and_the_first_named(tmp_pa
     assert f"{count} of its {count + 1} files are none of them: {named}. Convert" in str(refusal)
     assert [int(file.name) for file in refusal.files] == list(range(count))
     assert read_scans(file)[1].files == (file,)
+
+
+def test_masks_and_results_in_a_zip_are_passed_over_and_named(tmp_path):
+    names = ("case/t1.nii", "case/case_seg.nii", "Masks/deep/1.nii", "labels\\2.nii", "out/t1_montage.png", "masked.png")
+    members = [(name, nifti() if name.endswith("nii") else png()) for name in names]
+    file = write_zip(tmp_path / "scans.zip", members)
+    passed_over, *scans = read_scans(file, tmp_path / "scratch")
+    assert [scan.name for scan in scans] == ["t1", "masked"]
+    assert (passed_over.problem, [path.name for path in passed_over.files]) == (
+        "passed-over",
+        [f"{n:05}" for n in range(1, 5)],
+    )
+    assert f"in {file}, 4 of its 6 files are called like them: case_seg.nii, 1.nii, 2.nii and 1 more." in str(passed_over)
+
+
+def test_a_zip_of_masks_alone_says_so_and_nothing_else(tmp_path):
+    file = write_zip(tmp_path / "scans.zip", [("a_mask.png", png())])
+    assert "1 of its 1 files are called like them: a_mask.png" in refusal_of(file)
+    assert read_scans(file)[0].problem == "passed-over"
+
+
+def test_a_damaged_zip_is_not_said_to_hold_nothing(tmp_path):
+    content = bytearray(write_zip(tmp_path / "scans.zip", [("one.png", png())]).read_bytes())
+    content[60] ^= 255
+    assert "could not unpack" in refusal_of(write(tmp_path / "scans.zip", content))
 
 
 def test_a_zip_with_a_password_or_of_another_method_is_refused(tmp_path):

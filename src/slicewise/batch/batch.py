@@ -29,6 +29,7 @@ from slicewise.inference.record import InputRecord, ScanRecord, digests_of
 from slicewise.inference.result import Result
 from slicewise.inference.statistics import describe_result
 from slicewise.records import Scan
+from slicewise.sources.scans import PASSED_OVER
 
 __all__ = ["Options", "Worker", "check_results", "predict_job", "predict_jobs", "write_results"]
 
@@ -119,7 +120,7 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
     several = sum(not isinstance(item, FileError) for item in read) > 1
     for item in read:
         if isinstance(item, FileError):
-            refusals.append(str(item))
+            (notes if item.problem == PASSED_OVER else refusals).append(str(item))
             continue
         target = worker.output / (job.target / item.name if several else job.target)
         try:
@@ -128,7 +129,7 @@ def _predict_job(job: Job, worker: Worker) -> InputRecord:
         except InputError as error:  # of this scan alone: it cannot have what is wanted
             refusals.append(str(error))
     if not readable:
-        raise InputError(" ".join(refusals))
+        raise InputError(" ".join((*refusals, *notes)))
     if finished is not None and _is_as_readable(finished, [scan.name for scan, _ in readable], refusals):
         place.release()
         return finished.model_copy(update={"refusals": refusals})

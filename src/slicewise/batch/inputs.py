@@ -13,24 +13,10 @@ from slicewise.errors import InputError
 from slicewise.files import sha256_of
 from slicewise.sources.dicom import is_dicom
 from slicewise.sources.images import PICTURE_ENDINGS, is_picture_name
-from slicewise.sources.nifti import NIFTI_ENDINGS, name_of
+from slicewise.sources.names import MASK_FOLDERS, MASK_WORDS, NIFTI_ENDINGS, RESULT_ENDINGS, is_no_scan, name_of
 
-__all__ = ["RESULT_ENDINGS", "Job", "digest_of", "files_of", "find_inputs"]
+__all__ = ["Job", "digest_of", "files_of", "find_inputs"]
 
-RESULT_ENDINGS = (
-    "_mask.nii.gz",
-    "_mask.png",
-    "_overlay.png",
-    "_montage.png",
-    "_gradcam.png",
-    "_seg.dcm",
-    "_sr.dcm",
-    "_result.json",
-)
-"""How the names of results end."""
-
-_MASK_ENDINGS = ("_mask", "-mask", "_seg", "-seg")
-_MASK_FOLDERS = frozenset({"masks", "labels"})
 _ZIP = ".zip"
 _PATTERN = frozenset("*?[")
 
@@ -135,7 +121,7 @@ def _expanded(inputs: Sequence[Path], passed_over: dict[Path, Path]) -> Iterator
         matches = sorted(root.glob(str(given.relative_to(given.anchor))))
         if not matches:
             raise InputError(f"Expected files that match {given}, found none. Check the pattern.")
-        others = [match for match in matches if match.is_file() and _is_no_scan(match, match.absolute().parent.name)]
+        others = [match for match in matches if match.is_file() and is_no_scan(match, [match.absolute().parent.name])]
         passed_over.update((match.resolve(), match) for match in others)
         yield from ((match, False) for match in matches if match not in others)
 
@@ -147,7 +133,7 @@ def _in_folder(folder: Path, output: Path, passed_over: dict[Path, Path]) -> Ite
         files = [inside / name for name in sorted(names) if not name.startswith(".")]
         files = [file for file in files if file.is_file()]
         above = (folder.resolve().name, *inside.relative_to(folder).parts)
-        others = [file for file in files if _is_no_scan(file, *above)]
+        others = [file for file in files if is_no_scan(file, above)]
         passed_over.update((file.resolve(), file) for file in others if _has_ending(file) or is_dicom(file))
         scans = [file for file in files if file not in others]
         for file in filter(_has_ending, scans):
@@ -176,17 +162,8 @@ def _has_ending(file: Path) -> bool:
     return is_picture_name(file) or file.name.lower().endswith((*NIFTI_ENDINGS, _ZIP))
 
 
-def _is_no_scan(file: Path, *folders: str) -> bool:
-    """The file, or a folder that it lies in, is called like masks, or it like a result."""
-    return (
-        name_of(file).lower().endswith(_MASK_ENDINGS)
-        or file.name.endswith(RESULT_ENDINGS)
-        or not _MASK_FOLDERS.isdisjoint(name.lower() for name in folders)
-    )
-
-
 def _nothing_left(given: Path) -> InputError:
     return InputError(
-        f"Expected scans in {given}, all that it has is called like masks (…{', …'.join(_MASK_ENDINGS)}, folders "
-        f"{' and '.join(sorted(_MASK_FOLDERS))}) or like results. Name a file itself to have it predicted."
+        f"Expected scans in {given}, all that it has is called like masks (…{', …'.join(MASK_WORDS)}, folders "
+        f"{' and '.join(sorted(MASK_FOLDERS))}) or like results. Name a file itself to have it predicted."
     )

@@ -9,9 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from slicewise.batch.inputs import RESULT_ENDINGS, Job
+from slicewise.batch.inputs import Job
 from slicewise.errors import InputError
 from slicewise.files import write_atomically
+from slicewise.sources.names import RESULT_ENDINGS
 
 __all__ = ["Place", "path_from"]
 

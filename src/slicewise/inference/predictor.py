@@ -23,7 +23,7 @@ from slicewise.inference.views import VIEWS
 from slicewise.model.description import Description, find_checkpoint, read_description
 from slicewise.model.engine import Engine, Pixels, Probabilities, infer
 from slicewise.records import Prediction, Scan
-from slicewise.sources.scans import scan_of_array
+from slicewise.sources.scans import PASSED_OVER, scan_of_array
 
 if TYPE_CHECKING:
     from slicewise.model.network import MultiTaskNetwork
@@ -181,11 +181,11 @@ class Predictor:
         if self._decoder is None:
             self._decoder = Decoder()
             weakref.finalize(self, self._decoder.close)
-        scans: list[Scan] = []
-        for item in self._decoder.read(path):
-            if isinstance(item, FileError):
+        read = self._decoder.read(path)
+        scans = [item for item in read if isinstance(item, Scan)]
+        for item in read:
+            if isinstance(item, FileError) and not (scans and item.problem == PASSED_OVER):
                 raise item
-            scans.append(item)
         if len(scans) != 1:
             raise InputError(
                 f"Expected one scan in {path}, found {len(scans)}. Read them with slicewise.inference.decoding.Decoder, and "

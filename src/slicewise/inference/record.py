@@ -121,7 +121,7 @@ class InputRecord(_Record):
     refusals: list[str]
     """What of the input could not be read, or not have a format that was named, in sentences."""
     notes: list[str]
-    """Usual formats that a scan of the input cannot have, in sentences."""
+    """What of a zip was passed over, and usual formats that a scan of the input cannot have, in sentences."""
 
 
 def digests_of(files: Sequence[Path], folder: Path) -> dict[str, str]:

@@ -69,6 +69,9 @@ PROBLEMS: dict[str, Kind] = {
     "unreadable-file": _unreadable(
         "Expected a whole, valid file; its bytes contradict its format. Copy or export it again."
     ),
+    "passed-over": _unreadable(
+        "Expected scans; in a zip, what is called like a mask or a result is passed over. Send it by itself."
+    ),
     "several-pictures": _unreadable("Expected one picture in a file, it holds several. Send each, or all as NIfTI."),
     "non-finite": _unreadable("Expected finite values and plausible geometry; the file holds others. Export it again."),
     "no-pixels": _unreadable("Expected a file with pixels, it holds none. Send the images of the series."),

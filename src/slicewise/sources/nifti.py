@@ -12,12 +12,10 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from slicewise.errors import UnreadableFileError
 from slicewise.orientation import Orientation
 from slicewise.records import Concern, Scan
+from slicewise.sources.names import name_of
 from slicewise.sources.nifti_start import parse_start, read_start
 
-__all__ = ["NIFTI_ENDINGS", "read_volume"]
-
-NIFTI_ENDINGS = (".nii", ".nii.gz")
-"""Endings, in lower case."""
+__all__ = ["read_volume"]
 
 _VOXEL_LIMIT = 512**3
 _EXTENSION_LIMIT = 16 * 2**20
@@ -76,15 +74,6 @@ def read_volume(file: Path) -> Scan:
         affine=affine,
         concerns=() if is_placed else (Concern("no-geometry", _NOT_PLACED),),
     )
-
-
-def name_of(file: Path) -> str:
-    """The file's name without its endings.
-
-    >>> name_of(Path("scans/case.01.nii.gz"))
-    'case.01'
-    """
-    return next((file.name[: -len(ending)] for ending in NIFTI_ENDINGS if file.name.lower().endswith(ending)), file.stem)
 
 
 def _check_start(file: Path) -> None:

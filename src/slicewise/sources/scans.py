@@ -6,7 +6,7 @@ first bytes                                     what is read
 ``DICM`` at 128, or whatever `is_dicom` knows   DICOM: all such files of a folder or zip together, as series
 of PNG, JPEG, TIFF, BMP, GIF or WebP            a picture; of a file with several frames the first
 NIfTI-1 or -2 in a single file, gzipped or not  a volume
-zip                                             every file in it, but for another zip
+zip                                             every file in it, but for another zip, masks and results
 anything else, and what is no regular file      refused
 ==============================================  =================================================================
 
@@ -33,12 +33,16 @@ from numpy.typing import NDArray
 
 from slicewise.errors import FileError, InputError, UnreadableFileError
 from slicewise.records import Scan
+from slicewise.sources.names import is_no_scan, name_of
 from slicewise.sources.nifti_start import START_BYTES, parse_start
 
-__all__ = ["PIXEL_LIMIT", "check_name", "printable", "read_scans", "scan_of_array"]
+__all__ = ["PASSED_OVER", "PIXEL_LIMIT", "check_name", "printable", "read_scans", "scan_of_array"]
 
 PIXEL_LIMIT = 2 * 512**3
 """Pixels, or voxels, that one path may hold in all its scans."""
+
+PASSED_OVER = "passed-over"
+"""Problem of files that are called like masks or results. What they lie among is read all the same."""
 
 _FILE_LIMIT = 10_000
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
@@ -75,7 +79,9 @@ def read_scans(path: Path, scratch: Path | None = None, *, allow_burned_in: bool
 
     Args:
         path: A picture, a NIfTI volume, a DICOM file, a zip of them, or a folder with DICOM files; those in folders within
-            it, and its files of other kinds, are not of it. A file that is called DICOM's and is none is an error.
+            it, its files of other kinds, and what is called like a mask or a result, are not of it. A file that is called
+            DICOM's and is none is an error. What of a zip is called like masks or results is an error of the problem
+            `PASSED_OVER`.
         scratch: Where a zip's files are extracted to, in a new folder with a random name, and stay; each is called by its
             place in the zip's list, from 0. Without it they are removed after reading, the scans name no ``files``, and
             the file of an error is the zip.
@@ -181,7 +187,8 @@ def _inflate(head: bytes) -> bytes:
 def _dicom_files(folder: Path) -> list[Path]:
     from slicewise.sources.dicom import is_dicom
 
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+    visible = (file for file in folder.iterdir() if not (file.name.startswith(".") or is_no_scan(file)))
+    files = sorted(file for file in visible if file.is_file())
     if len(files) > _FILE_LIMIT:
         raise UnreadableFileError(
             f"Expected at most {_FILE_LIMIT:,} files in {folder}, found {len(files):,}. Keep one scan in a folder.",
@@ -231,7 +238,7 @@ def _read_file(source: _Source, kind: _Kind) -> Scan:
             grid_shape=gray.image.shape,
             color_share=gray.color_share,
         )
-    from slicewise.sources.nifti import name_of, read_volume
+    from slicewise.sources.nifti import read_volume
 
     with _ending_in(".nii.gz" if kind == "nifti-gzip" else ".nii", source.file) as file:
         try:
@@ -258,13 +265,14 @@ def _read_zip(path: Path, scratch: Path | None, allow_burned_in: bool) -> list[S
         folder = Path(parent) / secrets.token_hex(8)
         folder.mkdir(parents=True)
         try:
-            sources, damaged = _extract(path, folder)
-            found = _named_apart(_within_limit(_read_sources(sources, path, allow_burned_in), path))
+            sources, errors = _extract(path, folder)
+            read = _read_sources(sources, path, allow_burned_in) if sources or not errors else ()
+            found = _named_apart(_within_limit(read, path))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     labels = {source.file: source.label for source in sources}
-    return [_of_archive(item, path, labels, keep_files=scratch is not None) for item in (*damaged, *found)]
+    return [_of_archive(item, path, labels, keep_files=scratch is not None) for item in (*errors, *found)]
 
 
 def _read_sources(sources: list[_Source], path: Path, allow_burned_in: bool) -> Iterator[Scan | FileError]:
@@ -325,16 +333,22 @@ def _extract(path: Path, folder: Path) -> tuple[list[_Source], list[FileError]]:
     """Inflate what is a file into files called by their places in the archive; the names in it only label them.
 
     Returns:
-        What was extracted, and what of the archive is damaged.
+        What was extracted, and what of the archive is damaged or passed over.
     """
     limit = min(_INFLATED_LIMIT, max(_RATIO_FREE, _RATIO_LIMIT * path.stat().st_size))
     inflated = 0
     sources: list[_Source] = []
-    damaged: list[FileError] = []
+    errors: list[FileError] = []
+    passed_over: list[_Source] = []
     with _opened_zip(path) as archive:
-        for place, member in _members(archive, path):
+        members = _members(archive, path)
+        for place, member in members:
             label = f"{path} ({printable(member.filename)})"
-            source = _Source(folder / f"{place:05}", label, _parts(member)[-1])
+            *folders, name = _parts(member)
+            source = _Source(folder / f"{place:05}", label, name)
+            if is_no_scan(Path(name), folders):
+                passed_over.append(source)
+                continue
             with source.file.open("xb") as target:
                 try:
                     for chunk in _chunks(archive, member, source):
@@ -345,14 +359,20 @@ def _extract(path: Path, folder: Path) -> tuple[list[_Source], list[FileError]]:
                     else:
                         sources.append(source)
                 except FileError as error:
-                    damaged.append(error)
+                    errors.append(error)
             if inflated > limit:
                 raise UnreadableFileError(
                     f"Expected a zip that inflates to at most {limit // 2**20:,} MiB, {path} holds more. Give its scans one "
                     "by one.",
                     file=path,
                 )
-    return sources, damaged
+    if passed_over:
+        message = (
+            f"Expected no masks or results in {path}, {len(passed_over)} of its {len(members)} files are called like them"
+            f"{_named(passed_over)}. Unpack a file and name it itself to have it predicted."
+        )
+        errors.append(UnreadableFileError(message, PASSED_OVER, files=[source.file for source in passed_over]))
+    return sources, errors
 
 
 def _chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: _Source) -> Iterator[bytes]:
