@@ -246,6 +246,13 @@ def leaks(survey, split):
     return {finding.rule: finding for finding in audit(survey, split).findings if finding.rule in rules}
 
 
+@pytest.mark.parametrize(("name", "rule"), [("x_mask_2.png", "orphaned-mask"), ("overview.png", "unrecognized-file")])
+def test_a_stranger_is_a_mask_where_its_name_has_the_word_anywhere(make_set, name, rule):
+    folder = make_set(LGG)
+    save(folder / "TCGA_03" / name, draw_head(np.random.default_rng(9))[0])
+    assert [finding.rule for finding in audit_of(folder, LGG).findings if name in str(finding)] == [rule]
+
+
 def test_a_good_division_leaks_nothing(twins):
     assert leaks(*twins) == {}
 

@@ -10,6 +10,7 @@ import pandas as pd
 from slicewise.audit.findings import Finding
 from slicewise.audit.survey import Survey
 from slicewise.records import MaskState
+from slicewise.sources.names import MASK_FOLDERS, MASK_WORDS
 
 __all__ = ["check_masks"]
 
@@ -33,9 +34,8 @@ def check_masks(survey: Survey) -> Iterator[Finding]:
 
 
 def _is_mask_name(file: Path) -> bool:
-    return file.parent.name.lower() in {"masks", "labels"} or any(
-        word in file.name.lower() for word in ("_mask", "-mask", "_seg", "-seg")
-    )
+    """A word of masks counts anywhere, unlike in a prediction: of what the layout has no place for, nothing is lost."""
+    return file.parent.name.lower() in MASK_FOLDERS or any(word in file.name.lower() for word in MASK_WORDS)
 
 
 def _conflicts(slices: pd.DataFrame, source: str) -> Iterator[Finding]:
