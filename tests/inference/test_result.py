@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,17 @@ def test_saving_leaves_pictures_and_a_record_of_them(tmp_path):
     record = json.loads((tmp_path / "out" / "case_scan.json").read_text())
     assert set(record["outputs"]) == {"case_mask.png", "case_overlay.png"}
     assert [file.name for file in make().save(tmp_path)] == ["case_montage.png", "case_scan.json"]
+
+
+def test_saving_keeps_why_a_usual_format_is_missing(tmp_path):
+    result = make()
+    lost = replace(result, scan=replace(result.scan, kind="dicom"))
+    assert [file.name for file in lost.save(tmp_path)] == ["case_montage.png", "case_scan.json"]
+    (note,) = json.loads((tmp_path / "case_scan.json").read_text())["notes"]
+    assert "where they lie in the patient" in note
+    assert note.endswith("Its mask is in a picture alone.")
+    result.save(tmp_path)
+    assert json.loads((tmp_path / "case_scan.json").read_text())["notes"] == []
 
 
 def test_a_format_that_cannot_be_is_refused_before_anything_is_written(tmp_path):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from slicewise.files import sha256_of, write_atomically
 from slicewise.inference.result import Decision, Result
 
-__all__ = ["ConcernRecord", "InputRecord", "ScanRecord", "digests_of", "write_record"]
+__all__ = ["ConcernRecord", "InputRecord", "SavedRecord", "ScanRecord", "digests_of", "write_record"]
 
 
 class _Record(BaseModel):
@@ -97,6 +97,13 @@ class ScanRecord(_Record):
         )
 
 
+class SavedRecord(ScanRecord):
+    """The answer for one scan whose result was saved by itself."""
+
+    notes: list[str]
+    """Usual formats that the scan cannot have, in sentences."""
+
+
 class InputRecord(_Record):
     """One input: what came of it, by which model, with which options. Equal in all but its times when made again."""
 
@@ -129,15 +136,16 @@ def digests_of(files: Sequence[Path], folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
 
-def write_record(result: Result, target: Path, written: Sequence[Path]) -> Path:
+def write_record(result: Result, target: Path, written: Sequence[Path], notes: Sequence[str]) -> Path:
     """Write ``…_scan.json`` of a single result beside its files.
 
     Args:
         result: Of one scan.
         target: Path without endings.
         written: Its other files.
+        notes: Usual formats that it has not, in sentences.
     """
-    record = ScanRecord.of(result, digests_of(written, target.parent))
+    record = SavedRecord(**dict(ScanRecord.of(result, digests_of(written, target.parent))), notes=list(notes))
     file = target.with_name(f"{target.name}_scan.json")
     write_atomically(file, record.model_dump_json(indent=2))
     return file

@@ -118,6 +118,8 @@ class Result:
     def save(self, folder: Path | str, formats: Sequence[Format] = ()) -> list[Path]:
         """Write mask and picture, in the usual formats of the input's kind or those named, and ``NAME_scan.json``.
 
+        Where a usual format cannot be, its ``notes`` say why.
+
         Args:
             folder: Made where missing.
             formats: Of `slicewise.inference.outputs.FORMATS`.
@@ -132,4 +134,6 @@ class Result:
         from slicewise.inference.record import write_record
 
         target = Path(folder) / self.scan.name
-        return [*(written := write_outputs(self, target, formats)), write_record(self, target, written)]
+        notes: list[str] = []
+        written = write_outputs(self, target, formats, notes.append)
+        return [*written, write_record(self, target, written, notes)]
