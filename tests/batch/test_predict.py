@@ -13,6 +13,7 @@ from slicewise.batch.batch import Options
 from slicewise.batch.command import predict_inputs
 from slicewise.console import Display
 from slicewise.errors import CheckpointError, InputError
+from slicewise.inference.record import ScanRecord
 
 
 @pytest.fixture
@@ -66,6 +67,17 @@ def test_what_is_passed_over_in_a_zip_stands_below_its_answer_and_costs_nothing_
     stamp = (data.parent / "out" / "both_result.json").stat().st_mtime_ns
     assert call(data / "both.zip")[0].lines == run.lines
     assert (data.parent / "out" / "both_result.json").stat().st_mtime_ns == stamp
+
+
+def test_the_line_of_a_tiny_lesion_does_not_say_none(data, call, monkeypatch):
+    tiny = ScanRecord.of
+
+    def shrink(*arguments):
+        return tiny(*arguments).model_copy(update={"mask_px": 1, "volume_ml": 0.00243})
+
+    monkeypatch.setattr(ScanRecord, "of", shrink)
+    run, _ = call(data / "deep" / "volume.nii.gz")
+    assert "4 of 4 slices, < 0.01 ml)" in run.lines[0]
 
 
 def test_where_every_input_is_refused_no_earlier_answer_stays(data, call, written):

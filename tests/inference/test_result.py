@@ -6,7 +6,7 @@ import pytest
 
 from slicewise.errors import InputError
 from slicewise.inference.record import ScanRecord
-from slicewise.inference.result import Result
+from slicewise.inference.result import Result, word_extent
 from slicewise.records import Concern, Scan
 
 
@@ -63,6 +63,32 @@ def test_its_text_says_what_a_person_asks_first():
     text = "<case: tumor (probability 0.900, threshold 0.500, 2 of 3 slices, 3.00 ml, concern: color; model 0123456789ab)>"
     assert repr(result) == text
     assert "6 pixels" in repr(make(1))
+    assert "2 of 3 slices; model" in repr(make(mask_px=0, segmented=False))
+
+
+@pytest.mark.parametrize(
+    ("extent", "words"),
+    [
+        ({"mask_px": 0, "volume_ml": 0.0}, "0.00 ml"),
+        ({"mask_px": 4, "volume_ml": 0.0049}, "< 0.01 ml"),
+        ({"mask_px": 5, "volume_ml": 0.005}, "0.01 ml"),
+        ({"mask_px": 812, "volume_ml": 41.074}, "41.07 ml"),
+        ({"mask_px": 0, "area_mm2": 0.0}, "0 mm²"),
+        ({"mask_px": 1, "area_mm2": 0.49}, "< 1 mm²"),
+        ({"mask_px": 1, "area_mm2": 0.51}, "1 mm²"),
+        ({"mask_px": 9999, "area_mm2": 1234.4}, "1,234 mm²"),
+        ({"mask_px": 5000}, "5,000 pixels"),
+        ({"mask_px": 5000, "slices": 2}, "5,000 voxels"),
+    ],
+)
+def test_an_extent_has_the_best_unit_that_is_known_and_is_not_none_where_it_is_tiny(extent, words):
+    assert word_extent(**({"slices": 1, "area_mm2": None, "volume_ml": None} | extent)) == words
+
+
+def test_a_tiny_lesion_is_not_none():
+    spacing = {"spacing_mm": (0.9, 0.9), "slice_spacing_mm": 3.0}
+    assert "< 0.01 ml;" in repr(make(mask_px=1, scan=spacing))
+    assert "0.00 ml;" in repr(make(mask_px=0, scan=spacing))
 
 
 def test_a_record_tells_of_no_mask_where_none_was_looked_for():

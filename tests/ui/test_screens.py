@@ -104,7 +104,7 @@ def test_a_slice_is_answered_with_its_reason(enter, example):
     assert probability.label == "Probability of tumor"
     assert float(probability.value.removeprefix("> ")) > 0.9
     assert "the standard deviation over views" in words(page), "the uncertainty has come"
-    assert extent.value.endswith(" px")
+    assert extent.value.endswith(" pixels")
     assert not page.error
 
 

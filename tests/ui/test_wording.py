@@ -34,7 +34,7 @@ def test_every_decision_has_its_reason(fields, words):
     ("fields", "extent"),
     [
         ({"area_mm2": 1234.4}, ("Area of the mask", "1,234 mm²")),
-        ({"mask_px": 5000}, ("Mask (no spacing known)", "5,000 px")),
+        ({"mask_px": 5000}, ("Mask (no spacing known)", "5,000 pixels")),
         ({"mask_px": None}, ("Mask", "not looked for")),
     ],
 )

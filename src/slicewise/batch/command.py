@@ -18,7 +18,7 @@ from slicewise.inference.gatekeeper import RULES
 from slicewise.inference.outputs import FORMATS
 from slicewise.inference.predictor import EngineName, Predictor
 from slicewise.inference.record import InputRecord, ScanRecord
-from slicewise.inference.result import Result
+from slicewise.inference.result import Result, word_extent
 from slicewise.model.description import read_description
 
 __all__ = ["BatchRun", "choices", "predict_inputs"]
@@ -140,12 +140,8 @@ def _line(record: InputRecord, scan: ScanRecord) -> str:
         parts.append(f"uncertainty {scan.uncertainty:.3f}")
     if scan.slices > 1:
         parts.append(f"{scan.positive_slices} of {scan.slices} slices")
-    if scan.volume_ml is not None:
-        parts.append(f"{scan.volume_ml:.2f} ml")
-    elif scan.area_mm2 is not None:
-        parts.append(f"{scan.area_mm2:.0f} mm²")
-    elif scan.mask_px is not None:
-        parts.append(f"{scan.mask_px} pixels")
+    if scan.mask_px is not None:
+        parts.append(word_extent(scan.mask_px, scan.slices, scan.area_mm2, scan.volume_ml))
     line = f"{name}: {scan.decision} ({', '.join(parts)})"
     return "\n".join([line, *(f"  {concern.rule}: {concern.message}" for concern in scan.concerns)])
 

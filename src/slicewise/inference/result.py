@@ -15,7 +15,7 @@ from slicewise.records import Concern, Scan
 if TYPE_CHECKING:
     from slicewise.inference.outputs import Format
 
-__all__ = ["Decision", "Result"]
+__all__ = ["Decision", "Result", "word_extent"]
 
 Decision = Literal["tumor", "tumor, not localized", "no tumor", "abstained"]
 
@@ -106,12 +106,8 @@ class Result:
             extent.append(f"uncertainty {self.uncertainty:.3f}")
         if len(self.masks) > 1:
             extent.append(f"{int(self.is_tumor.sum())} of {len(self.masks)} slices")
-        if self.volume_ml is not None:
-            extent.append(f"{self.volume_ml:.2f} ml")
-        elif self.area_mm2 is not None:
-            extent.append(f"{self.area_mm2:.0f} mm²")
-        else:
-            extent.append(f"{self.mask_px} pixels")
+        if self.segmented:
+            extent.append(word_extent(self.mask_px, len(self.masks), self.area_mm2, self.volume_ml))
         extent += [f"concern: {concern.rule}" for concern in self.concerns]
         return f"<{self.scan.name}: {self.decision} ({', '.join(extent)}; model {self.model_id})>"
 
@@ -137,3 +133,22 @@ class Result:
         notes: list[str] = []
         written = write_outputs(self, target, formats, notes.append)
         return [*written, write_record(self, target, written, notes)]
+
+
+def word_extent(mask_px: int, slices: int, area_mm2: float | None, volume_ml: float | None) -> str:
+    """How much is outlined, in the best unit that is known; a little is not said to be nothing.
+
+    Args:
+        mask_px: Pixels or voxels in the mask.
+        slices: How many slices it is of.
+        area_mm2: Of a single slice's mask, where known.
+        volume_ml: Of a volume's mask, where known.
+
+    >>> word_extent(812, 155, None, 2.436), word_extent(1, 155, None, 0.001), word_extent(1500, 1, None, None)
+    ('2.44 ml', '< 0.01 ml', '1,500 pixels')
+    """
+    if volume_ml is not None:
+        return "< 0.01 ml" if mask_px and volume_ml < 0.005 else f"{volume_ml:,.2f} ml"
+    if area_mm2 is not None:
+        return "< 1 mm²" if mask_px and area_mm2 < 0.5 else f"{area_mm2:,.0f} mm²"
+    return f"{mask_px:,} {'pixels' if slices == 1 else 'voxels'}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slicewise.inference.record import ScanRecord
-from slicewise.inference.result import Decision
+from slicewise.inference.result import Decision, word_extent
 from slicewise.report.wording import percent
 from slicewise.service.schemas import ModelCard, Prediction
 
@@ -190,13 +190,10 @@ def describe_training(patients: Mapping[str, Mapping[str, int]]) -> str:
 
 def describe_extent(answer: Prediction | ScanRecord) -> tuple[str, str]:
     """Name and value of how much is outlined, in the best unit that is known."""
-    volume_ml = answer.volume_ml if isinstance(answer, ScanRecord) else None
-    if volume_ml is not None:
-        is_tiny = answer.mask_px and volume_ml < 0.005  # which two digits cannot tell from none
-        return "Volume of the mask", "< 0.01 ml" if is_tiny else f"{volume_ml:.2f} ml"
-    if answer.area_mm2 is not None:
-        return "Area of the mask", f"{answer.area_mm2:,.0f} mm²"
     if answer.mask_px is None:
         return "Mask", "not looked for"
-    unit = "voxels" if isinstance(answer, ScanRecord) and answer.slices > 1 else "px"
-    return "Mask (no spacing known)", f"{answer.mask_px:,} {unit}"
+    slices, volume_ml = (answer.slices, answer.volume_ml) if isinstance(answer, ScanRecord) else (1, None)
+    name = "Volume of the mask" if volume_ml is not None else "Area of the mask"
+    if volume_ml is None and answer.area_mm2 is None:
+        name = "Mask (no spacing known)"
+    return name, word_extent(answer.mask_px, slices, answer.area_mm2, volume_ml)
