@@ -358,3 +358,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, picture, argumen
     assert mentions in line
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_what_cannot_be_predicted_is_said_in_a_sentence_that_colors_nothing(picture, tmp_path):
+    named = picture.rename(tmp_path / "scan\x1b[31m.jpg")
+    named.write_bytes(b"")
+    refused = slicewise("predict", named, "--out", tmp_path / "out")
+    assert (refused.returncode, "\x1b" in refused.stderr, "scan_[31m.jpg is empty" in refused.stderr) == (2, False, True)
+    absent = slicewise("predict", tmp_path / "no\x1b[31m.jpg", "--out", tmp_path / "out")
+    assert (absent.returncode, "\x1b" in absent.stderr, "no_[31m.jpg" in absent.stderr) == (2, False, True)
+    assert slicewise("predict", named, "--out", tmp_path / "out", "--timeout-s", "1e99").returncode == 2

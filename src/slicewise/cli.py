@@ -13,6 +13,7 @@ import typer
 
 import slicewise
 from slicewise.errors import InputError, SlicewiseError, StoppedError
+from slicewise.files import printable
 
 if TYPE_CHECKING:
     from slicewise.run import Run
@@ -57,10 +58,10 @@ def main() -> None:
         print(interruption, file=sys.stderr)
         sys.exit(128 + interruption.signal)
     except SlicewiseError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print("\n".join(map(printable, f"Error: {error}".split("\n"))), file=sys.stderr)  # it may name any file
         sys.exit(2)
     except OSError as error:
-        print(f"Error: the operating system refused: {error}.", file=sys.stderr)
+        print(printable(f"Error: the operating system refused: {error}."), file=sys.stderr)
         sys.exit(2)
 
 
@@ -353,7 +354,9 @@ def predict(
     engine: Annotated[str, typer.Option("--engine", help="auto, cpu, torch, or ray for a cluster.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="Of torch, such as cuda.")] = "cpu",
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Of ray; default: one a core.")] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout-s", min=0.1, help="Longest decoding of one input.")] = 10.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0.1, max=86_400, help="Longest decoding of one input.")
+    ] = 10.0,
 ) -> None:
     """Predict pictures and scans: masks, probabilities and what is to be doubted, for each input."""
     from slicewise.batch.batch import Options

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["as_cell", "sha256_of", "write_atomically"]
+__all__ = ["as_cell", "printable", "sha256_of", "write_atomically"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -19,6 +19,15 @@ def as_cell(name: str) -> str:
     ("'=1+1.png", 'scan.png')
     """
     return f"'{name}" if name.startswith(_FORMULA) else name
+
+
+def printable(text: str) -> str:
+    """The text, with an underscore for each character that does not print, such as those that color a terminal.
+
+    >>> printable("case\\x1b[31m.png")
+    'case_[31m.png'
+    """
+    return "".join(letter if letter.isprintable() else "_" for letter in text)
 
 
 def sha256_of(file: Path) -> str:

@@ -69,6 +69,15 @@ def test_what_is_passed_over_in_a_zip_stands_below_its_answer_and_costs_nothing_
     assert (data.parent / "out" / "both_result.json").stat().st_mtime_ns == stamp
 
 
+def test_a_name_cannot_color_the_terminal(data, call):
+    picture = (data / "picture.png").rename(data / "x\x1b[31m\n.png")
+    (data / "x\x1b[31m_mask.png").write_bytes(picture.read_bytes())
+    run, screen = call(data)
+    assert "x_[31m_.png: tumor" in "".join(run.lines)
+    assert "x_[31m_mask.png" in screen
+    assert "\x1b" not in "".join(run.lines) + screen
+
+
 def test_the_line_of_a_tiny_lesion_does_not_say_none(data, call, monkeypatch):
     tiny = ScanRecord.of
 

@@ -258,6 +258,12 @@ def test_the_engine_is_the_exported_one_where_there_is_one(checkpoint, exported)
         Predictor.from_checkpoint(checkpoint, "cpu")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there_is_refused_by_its_name(checkpoint, device):
+    with pytest.raises(InputError, match=f"got '{device}'"):
+        Predictor.from_checkpoint(checkpoint, "torch", device)
+
+
 def test_explanations_of_an_exported_model_look_into_its_weights(exported, image):
     predictor = Predictor.from_checkpoint(exported, "cpu")
     pixels, _ = preprocess(image)

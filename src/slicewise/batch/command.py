@@ -13,6 +13,7 @@ from slicewise.batch.inputs import find_inputs
 from slicewise.console import Display
 from slicewise.environment import describe_versions
 from slicewise.errors import CheckpointError, InputError
+from slicewise.files import printable
 from slicewise.inference.decoding import Decoder
 from slicewise.inference.gatekeeper import RULES
 from slicewise.inference.outputs import FORMATS
@@ -89,8 +90,8 @@ def predict_inputs(
     jobs = find_inputs(inputs, output, passed_over.append)
     if passed_over:
         display.say(
-            f"Passed over, by their names, as masks or results: {len(passed_over)}, such as {passed_over[0]}. Name a file "
-            "itself to have it predicted."
+            f"Passed over, by their names, as masks or results: {len(passed_over)}, such as "
+            f"{printable(str(passed_over[0]))}. Name a file itself to have it predicted."
         )
     begun, started = datetime.now(UTC), time.perf_counter()
     description = read_description(model)  # a model that will not do is refused here, and not by every worker of Ray
@@ -130,11 +131,11 @@ def predict_inputs(
 
 def _lines(record: InputRecord) -> list[str]:
     scans = [_line(record, scan) for scan in record.scans]
-    return [*scans, *(f"  {sentence}" for sentence in (*record.refusals, *record.notes))]
+    return [*scans, *(f"  {printable(sentence)}" for sentence in (*record.refusals, *record.notes))]
 
 
 def _line(record: InputRecord, scan: ScanRecord) -> str:
-    name = record.file if len(record.scans) == 1 else f"{record.file}, {scan.name}"
+    name = printable(record.file if len(record.scans) == 1 else f"{record.file}, {scan.name}")
     parts = [f"probability {scan.probability:.3f}"]
     if scan.uncertainty is not None:
         parts.append(f"uncertainty {scan.uncertainty:.3f}")

@@ -43,10 +43,11 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from slicewise.errors import FileError, InputError, LabelError, UnreadableFileError
+from slicewise.files import printable
 from slicewise.orientation import Orientation
 from slicewise.records import Concern, Scan
 from slicewise.sources.nifti_start import parse_start, read_start
-from slicewise.sources.scans import PIXEL_LIMIT, check_name, printable, read_scans
+from slicewise.sources.scans import PIXEL_LIMIT, check_name, read_scans
 
 __all__ = ["Decoder"]
 

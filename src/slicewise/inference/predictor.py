@@ -72,6 +72,7 @@ class Predictor:
 
         Raises:
             CheckpointError: There is none, it is damaged, or it was not exported and ``cpu`` was asked for.
+            InputError: The device cannot be used.
         """
         folder = find_checkpoint(Path(path))
         description = read_description(folder)
@@ -80,7 +81,15 @@ class Predictor:
         from slicewise.model.checkpoint import load_checkpoint
         from slicewise.model.torch_engine import TorchEngine
 
-        return cls(TorchEngine(load_checkpoint(folder)[0].to(device)), description, folder)
+        network, *_ = load_checkpoint(folder)
+        try:
+            network = network.to(device)
+        except (AssertionError, RuntimeError) as error:  # torch built without it, none there, or no word of torch's
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"Expected a device that torch can use here, got {device!r}: {reason}. Name another, or none for the CPU."
+            ) from None
+        return cls(TorchEngine(network), description, folder)
 
     @property
     def network(self) -> MultiTaskNetwork:

@@ -32,11 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicewise.errors import FileError, InputError, UnreadableFileError
+from slicewise.files import printable
 from slicewise.records import Scan
 from slicewise.sources.names import is_no_scan, name_of
 from slicewise.sources.nifti_start import START_BYTES, parse_start
 
-__all__ = ["PASSED_OVER", "PIXEL_LIMIT", "check_name", "printable", "read_scans", "scan_of_array"]
+__all__ = ["PASSED_OVER", "PIXEL_LIMIT", "check_name", "read_scans", "scan_of_array"]
 
 PIXEL_LIMIT = 2 * 512**3
 """Pixels, or voxels, that one path may hold in all its scans."""
@@ -446,11 +447,6 @@ def _plain(name: str) -> str:
     """
     kept = printable(name.replace("/", "_").replace("\\", "_"))[:_NAME_LENGTH]
     return kept if kept.strip(". ") else "scan"
-
-
-def printable(text: str) -> str:
-    """The text, with an underscore for each character that does not print, such as those that color a terminal."""
-    return "".join(letter if letter.isprintable() else "_" for letter in text)
 
 
 def check_name(file: Path) -> None:
