@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from slicewise.errors import TrainingError
+from slicewise.training import processes as room
 from slicewise.training.processes import open_fabric, synchronize_statistics
 
 from .two_processes import train
@@ -79,6 +80,22 @@ def test_another_number_of_processes_than_configured_is_refused(config):
     training = config.training.model_copy(update={"devices": 2})
     with pytest.raises(TrainingError, match=r"Expected 2 × 1 processes.*got 1.*--devices"):
         open_fabric(training)
+
+
+def test_a_gpus_matrix_products_are_those_of_its_convolutions_before_lightning_looks(config, monkeypatch):
+    """It warns where they are not, as soon as it is opened; a CPU's stay exact."""
+    found = []
+
+    class Opened(room.Fabric):
+        def __init__(self, **options):
+            found.append((torch.get_float32_matmul_precision(), torch.backends.mkldnn.matmul.fp32_precision))
+            super().__init__(**options)
+
+    exact = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.cuda.matmul.allow_tf32 = False
+    monkeypatch.setattr(room, "Fabric", Opened)
+    open_fabric(config.training)
+    assert found == [("high", exact)]
 
 
 def test_large_means_cost_the_statistics_no_precision(monkeypatch):

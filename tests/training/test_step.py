@@ -112,6 +112,35 @@ def test_nothing_is_projected_where_the_encoder_is_frozen(parts, batch, small_co
     assert torch.equal(encoder(network), before)
 
 
+@pytest.mark.parametrize(("precision", "expected"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_the_teacher_is_asked_in_the_precision_of_the_training(small_config, batch, precision, expected):
+    training = small_config.training.model_copy(update={"precision": precision})
+    phase = next(phase for phase in plan_phases(small_config) if phase.name == "joint")
+    phase = dataclasses.replace(phase, config=phase.config.model_copy(update={"distillation_weight": 1.0}))
+    network, teacher = MultiTaskNetwork(small_config.model), MultiTaskNetwork(small_config.model)
+    masks, probabilities = [], []
+
+    class Overheard(MultiTaskNetwork):
+        def forward(self, *args, **options):
+            logits = super().forward(*args, **options)
+            masks.append(logits.mask)
+            return logits
+
+    class Told(Objective):
+        def forward(self, logits, whole, teacher=None):
+            probabilities.append(teacher)
+            return super().forward(logits, whole, teacher)
+
+    teacher.__class__ = Overheard
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    learner = Learner(open_fabric(training), network, optimizer, Told(phase.config, training), phase, training, teacher)
+    learner.learn(batch)
+    assert [mask.dtype for mask in masks] == [expected]
+    assert not masks[0].requires_grad
+    assert probabilities[0].dtype == torch.float32
+    assert torch.equal(probabilities[0], torch.sigmoid(masks[0].float()))
+
+
 def test_sums_are_those_of_the_steps_and_a_bad_loss_is_told(parts, batch, small_config):
     learner = learner_of(parts, small_config.training)
     losses = [learner.learn(batch) for _ in range(3)]

@@ -72,9 +72,9 @@ class Learner:
         logits = self._network(images, segment=phase.segments, classify=phase.classifies)
         teacher = None
         if self._teacher is not None:
-            with torch.no_grad():
+            with torch.no_grad(), fabric.autocast():
                 mask = self._teacher(images, classify=False).mask
-                teacher = torch.sigmoid(mask.float())
+            teacher = torch.sigmoid(mask.float())  # outside, where it stays in single precision
         logits, whole = gather_step(fabric, logits, batch)
         if teacher is not None and fabric.world_size > 1:
             teacher = fabric.all_gather(teacher).transpose(0, 1).flatten(0, 1)
