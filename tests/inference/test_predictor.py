@@ -17,7 +17,7 @@ from slicewise.inference.predictor import Predictor
 from slicewise.inference.views import VIEWS
 from slicewise.model.checkpoint import save_checkpoint
 from slicewise.model.description import Description
-from slicewise.model.network import MultiTaskNetwork
+from slicewise.model.network import Decoder, MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.records import Scan
 
@@ -262,6 +262,16 @@ def test_the_engine_is_the_exported_one_where_there_is_one(checkpoint, exported)
 def test_a_device_that_is_not_there_is_refused_by_its_name(checkpoint, device):
     with pytest.raises(InputError, match=f"got '{device}'"):
         Predictor.from_checkpoint(checkpoint, "torch", device)
+
+
+@pytest.mark.parametrize("tasks", [("classification",), ("segmentation",), ("segmentation", "classification")])
+def test_a_decoder_is_run_where_it_was_trained_and_changes_nothing_elsewhere(network, image, tmp_path, monkeypatch, tasks):
+    save_checkpoint(tmp_path, network, **FACTS | {"tasks": tasks})
+    runs, run = [], Decoder.forward
+    monkeypatch.setattr(Decoder, "forward", lambda self, maps: runs.append(self) or run(self, maps))
+    found = Predictor.from_checkpoint(tmp_path).predict(image)
+    assert len(runs) == ("segmentation" in tasks)
+    assert found.probability == make(network, tasks=tasks).predict(image).probability
 
 
 def test_explanations_of_an_exported_model_look_into_its_weights(exported, image):

@@ -11,7 +11,7 @@ from slicewise.config import EvaluationConfig
 from slicewise.data.dataset import find_targets
 from slicewise.evaluation.calibration import fit_calibration, fit_temperature
 from slicewise.model.engine import Calibration, Probabilities
-from slicewise.model.network import MultiTaskNetwork
+from slicewise.model.network import Decoder, MultiTaskNetwork
 from slicewise.training import validate as room
 from slicewise.training.phases import plan_phases
 from slicewise.training.processes import open_fabric
@@ -144,6 +144,18 @@ def test_a_first_false_pixel_hardly_moves_the_score(validated, references):
 
 def test_a_phase_is_judged_by_what_it_trains(validated, references):
     assert validated("classification", [None] * 4, [0.2, 0.9, 0.8, 0.1]).score == pytest.approx(2 / 4)
+
+
+@pytest.mark.parametrize(("name", "runs"), [("classification", 0), ("segmentation", 4)])
+def test_a_decoder_that_is_not_heard_is_not_run(small_store, small_config, monkeypatch, name, runs):
+    counted, forward = [], Decoder.forward
+    monkeypatch.setattr(Decoder, "forward", lambda self, maps: counted.append(self) or forward(self, maps))
+    phase = next(phase for phase in plan_phases(small_config) if phase.name == name)
+    targets, fabric = find_targets(small_store.table, small_config.sources), open_fabric(small_config.training)
+    network = MultiTaskNetwork(small_config.model).eval()
+    found = room.validate(network, phase, fabric, small_store, targets, np.arange(4), evaluation=EvaluationConfig())
+    assert len(counted) == runs
+    assert not math.isnan(found.figures["roc_auc"].value)
 
 
 def test_dice_is_kept_by_patient(validated, references):

@@ -89,7 +89,7 @@ class Predictor:
             raise InputError(
                 f"Expected a device that torch can use here, got {device!r}: {reason}. Name another, or none for the CPU."
             ) from None
-        return cls(TorchEngine(network), description, folder)
+        return cls(TorchEngine(network, decodes="segmentation" in description.tasks), description, folder)
 
     @property
     def network(self) -> MultiTaskNetwork:

@@ -47,7 +47,7 @@ class Calibration(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What one pass of the network says of slices, with both heads."""
+    """What one pass of the network says of slices, with both heads; NaN of a decoder that was passed over."""
 
     heads: NDArray[np.float64]
     """``(B,)``, logits of the classification head."""

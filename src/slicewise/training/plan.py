@@ -109,7 +109,7 @@ def _step_duration_s(network: MultiTaskNetwork, phase: Phase, config: Config, da
 
 
 def _validation_duration_s(network: MultiTaskNetwork, phase: Phase, data: Data) -> float:
-    engine = TorchEngine(network)
+    engine = TorchEngine(network, decodes=phase.segments)
     rows = supervised_rows(data.val_rows, data.targets, phase)
     durations_s = []
     for row in rows[: _TIMED_STEPS + _UNCOUNTED]:

@@ -79,7 +79,7 @@ def validate(
     """
     rows = supervised_rows(rows, targets, phase)
     share = share_of(fabric)
-    engine = TorchEngine(network)  # as the predictor runs it
+    engine = TorchEngine(network, decodes=phase.segments)  # as the predictor runs it
     outcomes: list[dict[str, object]] = []
     own = rows[share.rank :: share.processes]
     for start in range(0, len(own), engine.batch):
