@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, wilcoxon
+from scipy.stats import binomtest, norm, wilcoxon
 
 from slicewise.evaluation.comparison import Assessed, compare_models, constant_answer
 from slicewise.evaluation.intervals import Resampling, Sample
@@ -134,9 +134,13 @@ def test_a_pair_by_hand():
     label = ours["label"].to_numpy(bool)
     areas = delong(label, ours["probability"].to_numpy(), theirs["probability"].to_numpy(), ours["patient_id"].to_numpy())
     assert tests["DeLong, clustered"]["p_value"] == pytest.approx(areas.p_value)
+    assert tests["DeLong, clustered"]["statistic"] == "z"
+    assert 2 * norm.sf(abs(tests["DeLong, clustered"]["statistic_value"])) == pytest.approx(areas.p_value)
+    assert tests["DeLong, clustered"]["statistic_value"] * areas.difference > 0
     dice = [one.tables.patients["volume_dice"].to_numpy() for one in models.values()]
     assert dice[0] - dice[1] == pytest.approx(np.full(12, 0.05), abs=0.011)
     assert tests["Wilcoxon, signed ranks"]["p_value"] == pytest.approx(wilcoxon(*dice, zero_method="pratt").pvalue)
+    assert (tests["Wilcoxon, signed ranks"]["statistic"], tests["Wilcoxon, signed ranks"]["statistic_value"]) == ("T", 0)
     assert tests["Wilcoxon, signed ranks"]["effect_size"] == 1
     adjusted = holm(np.array([test["p_value"] for test in entry["tests"]]))
     assert [test["p_adjusted"] for test in entry["tests"]] == pytest.approx(adjusted)
@@ -159,6 +163,7 @@ def test_answers_are_compared_by_mcnemar_where_each_slice_is_a_patient(slices):
     assert entry["differences"]["accuracy"]["value"] == pytest.approx(0.5)
     if slices == 1:
         (test,) = found
+        assert (test["statistic"], test["statistic_value"]) == ("only one right", 6)
         assert test["p_value"] == pytest.approx(binomtest(6, 6).pvalue)
         assert (test["effect_size"], test["n_slices"], test["n_patients"]) == (0.5, 12, 12)
     else:

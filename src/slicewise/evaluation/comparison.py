@@ -147,6 +147,8 @@ def _tests(model: Assessed, other: Assessed, resampling: Resampling) -> Iterator
             yield {
                 "test": "McNemar, exact",
                 "metric": "accuracy",
+                "statistic": "only one right",
+                "statistic_value": float(mcnemar.n_only_a + mcnemar.n_only_b),
                 "p_value": mcnemar.p_value,
                 "effect": "Cohen's g",
                 "effect_size": mcnemar.cohens_g,
@@ -159,6 +161,8 @@ def _tests(model: Assessed, other: Assessed, resampling: Resampling) -> Iterator
             yield {
                 "test": "DeLong, clustered",
                 "metric": "roc_auc",
+                "statistic": "z",
+                "statistic_value": areas.difference / areas.standard_error if areas.standard_error else math.nan,
                 "p_value": areas.p_value,
                 "effect": "difference",
                 "effect_size": areas.difference,
@@ -171,6 +175,8 @@ def _tests(model: Assessed, other: Assessed, resampling: Resampling) -> Iterator
         yield {
             "test": "Wilcoxon, signed ranks",
             "metric": "volume_dice",
+            "statistic": "T",
+            "statistic_value": wilcoxon.rank_sum,
             "p_value": wilcoxon.p_value,
             "effect": "rank-biserial correlation",
             "effect_size": wilcoxon.rank_biserial,

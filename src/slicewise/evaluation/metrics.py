@@ -27,7 +27,6 @@ __all__ = [
     "count_behind",
     "dice",
     "dice_by_patient",
-    "iou",
     "measure",
     "rows_behind",
 ]
@@ -124,16 +123,6 @@ def dice(tp: float, fp: float, fn: float) -> float:
     """
     total = 2 * tp + fp + fn
     return 2 * tp / total if total else math.nan
-
-
-def iou(tp: float, fp: float, fn: float) -> float:
-    """Intersection over union (Jaccard 1912, https://doi.org/10.1111/j.1469-8137.1912.tb05611.x); NaN if all are 0.
-
-    >>> iou(2, 1, 1), iou(0, 0, 0)
-    (0.5, nan)
-    """
-    total = tp + fp + fn
-    return tp / total if total else math.nan
 
 
 def measure(tables: pd.DataFrame | Tables) -> dict[str, Figure]:

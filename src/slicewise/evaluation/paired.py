@@ -16,8 +16,6 @@ from scipy import stats
 
 __all__ = ["DeLong", "McNemar", "Wilcoxon", "delong", "holm", "mcnemar_exact", "wilcoxon_signed_rank"]
 
-_QUANTILE = float(stats.norm.ppf(0.975))
-"""Of the normal distribution, for 95 % intervals."""
 _FEWEST_CLUSTERS = 2  # one alone has no spread
 
 
@@ -37,18 +35,10 @@ class McNemar(NamedTuple):
 class DeLong(NamedTuple):
     """Areas under the ROC curves of two models."""
 
-    auc_a: float
-    """Of the first model, 0..1; NaN with one class only."""
-    auc_b: float
-    """Of the second."""
     difference: float
-    """The first less the second."""
+    """The first's less the second's, -1..1; NaN with one class only."""
     standard_error: float
     """Of the difference; NaN with one class only, or where one patient alone has all cases of a class."""
-    low: float
-    """Lower end of the 95 % interval of the difference."""
-    high: float
-    """Upper end."""
     p_value: float
     """Two-sided, that the areas are equal."""
 
@@ -56,10 +46,8 @@ class DeLong(NamedTuple):
 class Wilcoxon(NamedTuple):
     """Paired values of two models."""
 
-    n: int
-    """Pairs with both values."""
-    median_difference: float
-    """The first less the second, in the values' own unit."""
+    rank_sum: float
+    """The smaller of those in favor of either model; NaN where no pair differs."""
     p_value: float
     """Two-sided, that differences are symmetric about 0."""
     rank_biserial: float
@@ -107,8 +95,8 @@ def delong(
     Where every case is a patient of its own, d or e is 0 for each, P(d) and P(e) are the numbers of cases of the two
     classes, and this is the variance of DeLong et al. exactly.
 
-    Interval and p-value take the difference as normal, which with few patients makes them too sure, the more so the nearer
-    the areas are to 1.
+    The p-value takes the difference as normal, which with few patients makes it too small, the more so the nearer the areas
+    are to 1.
 
     Args:
         labels: ``(N,)``, is there a tumor?
@@ -122,19 +110,18 @@ def delong(
 
     >>> labels = np.array([True, True, True, False, False, False])
     >>> result = delong(labels, np.array([6, 5, 3, 4, 2, 1]), np.array([6, 2, 3, 4, 5, 1]), np.arange(6))
-    >>> round(result.auc_a, 3), round(result.auc_b, 3), round(result.standard_error, 3), round(result.p_value, 3)
-    (0.889, 0.556, 0.272, 0.221)
+    >>> round(result.difference, 3), round(result.standard_error, 3), round(result.p_value, 3)
+    (0.333, 0.272, 0.221)
     """
     positive = labels.astype(bool)
-    wins_a, wins_b = _wins(positive, scores_a), _wins(positive, scores_b)
-    auc_a, auc_b = _auc(positive, wins_a), _auc(positive, wins_b)
-    difference = _auc(positive, wins_a - wins_b)  # not of the areas: what cancels out is then 0 and no rounding error
-    error = _standard_error(positive, wins_a - wins_b, clusters)
-    if error == 0 and difference != 0:
-        return DeLong(auc_a, auc_b, difference, 0.0, math.nan, math.nan, math.nan)
-    p_value = 1.0 if error == 0 else float(2 * stats.norm.sf(abs(difference) / error))
-    low, high = difference - _QUANTILE * error, difference + _QUANTILE * error
-    return DeLong(auc_a, auc_b, difference, error, low, high, p_value)
+    # What cancels out in the difference of the components is then 0 and no rounding error.
+    wins = _wins(positive, scores_a) - _wins(positive, scores_b)
+    pairs = np.count_nonzero(positive) * np.count_nonzero(~positive)
+    difference = float(wins[positive].sum() / pairs) if pairs else math.nan
+    error = _standard_error(positive, wins, clusters)
+    if error == 0:
+        return DeLong(difference, 0.0, math.nan if difference else 1.0)
+    return DeLong(difference, error, float(2 * stats.norm.sf(abs(difference) / error)))
 
 
 def wilcoxon_signed_rank(a: NDArray[np.float64], b: NDArray[np.float64]) -> Wilcoxon:
@@ -152,18 +139,17 @@ def wilcoxon_signed_rank(a: NDArray[np.float64], b: NDArray[np.float64]) -> Wilc
     >>> wilcoxon_signed_rank(np.array([0.9, 0.8, 0.7, 0.5]), np.array([0.5, 0.6, 0.7, 0.6])).rank_biserial
     0.5555555555555556
     >>> wilcoxon_signed_rank(np.ones(3), np.ones(3))
-    Wilcoxon(n=3, median_difference=0.0, p_value=1.0, rank_biserial=0.0)
+    Wilcoxon(rank_sum=nan, p_value=1.0, rank_biserial=0.0)
     """
     differences = a - b
     differences = differences[~np.isnan(differences)]
     if not len(differences):
-        return Wilcoxon(0, math.nan, math.nan, math.nan)
-    median = float(np.median(differences))
+        return Wilcoxon(math.nan, math.nan, math.nan)
     if not differences.any():
-        return Wilcoxon(len(differences), median, 1.0, 0.0)
-    p_value = float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
+        return Wilcoxon(math.nan, 1.0, 0.0)
+    found = stats.wilcoxon(differences, zero_method="pratt")
     ranks = stats.rankdata(np.abs(differences)) * np.sign(differences)
-    return Wilcoxon(len(differences), median, p_value, float(ranks.sum() / np.abs(ranks).sum()))
+    return Wilcoxon(float(found.statistic), float(found.pvalue), float(ranks.sum() / np.abs(ranks).sum()))
 
 
 def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -192,11 +178,6 @@ def _wins(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[n
     wins[positive] -= stats.rankdata(scores[positive])
     wins[~positive] = np.count_nonzero(positive) - (wins[~positive] - stats.rankdata(scores[~positive]))
     return wins
-
-
-def _auc(positive: NDArray[np.bool_], wins: NDArray[np.float64]) -> float:
-    pairs = np.count_nonzero(positive) * np.count_nonzero(~positive)
-    return float(wins[positive].sum() / pairs) if pairs else math.nan
 
 
 def _standard_error(positive: NDArray[np.bool_], wins: NDArray[np.float64], clusters: NDArray[Any]) -> float:

@@ -89,6 +89,9 @@ class Test(_Part):
 
     test: str
     metric: str
+    statistic: str
+    """``only one right``, slices (McNemar); ``z`` (DeLong); ``T``, the smaller rank sum (Wilcoxon)."""
+    statistic_value: float | None
     p_value: float | None
     p_adjusted: float | None
     """By Holm, over all tests of the file."""

@@ -81,7 +81,7 @@ def open_fabric(config: TrainingConfig) -> Fabric:
             f"Expected {config.devices} × {config.nodes} processes (training.devices × training.nodes), got {launched}. "
             "Start them with `slicewise train RUN --devices N`, or on each of several machines with `torchrun`."
         )
-    # Convolutions on a GPU use TF32 already: the head's few matrix products need not be more exact. A CPU's stay as they are.
+    # Convolutions on a GPU use TF32 already: the head's few matrix products need not be more exact. A CPU's stay exact.
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
         fabric = Fabric(
