@@ -71,6 +71,10 @@ def generate_phantom(config: PhantomConfig, seed: int, folder: Path, workers: in
     The cohort appears under its name when it is complete; an interrupted generation leaves nothing there. The same
     seed gives the same bytes, whatever ``workers`` is, with the same versions of the libraries.
 
+    Names do not say the seed, because a split is drawn by them (`slicewise.data.split`) and that of the demo shall stay. Two
+    cohorts of different seeds are other patients of equal names: sources of their own, never files merged into one folder,
+    nor runs that are compared as those of the same patients (`slicewise.evaluation.seeds`).
+
     Args:
         config: How many patients, slices and pictures, and which sequences.
         seed: Not negative.
