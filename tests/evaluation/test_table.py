@@ -48,6 +48,19 @@ def test_what_is_given_is_kept_and_gaps_are_filled(read):
     assert cases["classification"].tolist() == [False, True]
 
 
+def test_what_is_left_empty_of_masks_and_labels_follows_by_row(read):
+    cases = read(
+        HEADER + ",tp,fp,fn,mask_state,predicted_area_px,classification",
+        GOOD + ",3,1,2,,,",
+        "b,p,s,0,0.5,0,4,0,,4,0",
+        "c,q,s,,0.5,,,,present,,",
+    )
+    assert cases["mask_state"].tolist() == ["present", "empty", "present"]
+    assert cases["predicted_area_px"].tolist() == [4, 4, pd.NA]
+    assert cases["classification"].tolist() == [True, False, False]
+    assert read(HEADER + ",mask_state", GOOD + ",")["mask_state"].tolist() == ["unknown"]
+
+
 def test_an_answer_left_empty_is_not_no_tumor(read):
     assert read(HEADER + ",is_tumor", GOOD + ",", "b,p,s,0,0.4,1")["is_tumor"].tolist() == [True, True]
 
@@ -97,6 +110,10 @@ REFUSED = {
     "some counts in the header": ([HEADER + ",tp,fp", GOOD + ",1,1"], "tp, fp and fn together .* no fn"),
     "some counts in a row": ([HEADER + ",tp,fp,fn", GOOD + ",1,,0"], "tp, fp and fn together .* row 1"),
     "another side": ([HEADER + ",split", GOOD + ",train"], "val or test as split .* row 1 has train"),
+    "an outline in an empty mask": (
+        [HEADER + ",tp,fp,fn,mask_state", GOOD + ",0,1,0,empty", "b,p,s,1,0.5,0,1,2,empty"],
+        "tp and fn of 0 where mask_state is empty .* row 2 .*leave mask_state out",
+    ),
     "another state": ([HEADER + ",mask_state", GOOD + ",some"], "as mask_state .* has some"),
     "another unit": ([HEADER + ",distance_unit", GOOD + ",cm"], "mm or px as distance_unit"),
     "too many fields": ([HEADER, "x," + GOOD], "more fields than the header"),

@@ -25,8 +25,8 @@ _DEFAULT_THRESHOLD = 0.5
 def read_cases(path: Path) -> pd.DataFrame:
     """Read a table of cases from CSV or Parquet.
 
-    Missing columns are filled: ``model`` is ``model``, ``split`` is ``test``, the threshold 0.5; the answer follows from
-    probability and threshold, areas and what is known of masks from the counts; a scan is a patient.
+    Missing columns and empty cells are filled: ``model`` is ``model``, ``split`` is ``test``, the threshold 0.5; the answer
+    follows from probability and threshold, areas and what is known of masks from the counts; a scan is a patient.
 
     Raises:
         InputError: It cannot be read, lacks a required column, or holds an impossible value.
@@ -46,8 +46,8 @@ def read_cases(path: Path) -> pd.DataFrame:
     cases["study_id"] = cases["study_id"].fillna(cases["patient_id"]) if "study_id" in cases else cases["patient_id"]
     answer = (cases["probability"] >= cases["threshold"]).astype("boolean").mask(cases["probability"].isna())
     cases["is_tumor"] = cases["is_tumor"].fillna(answer) if "is_tumor" in cases else answer
-    if "classification" not in cases:
-        cases["classification"] = cases["label"].notna()
+    labelled = cases["label"].notna().astype("boolean")
+    cases["classification"] = cases["classification"].fillna(labelled) if "classification" in cases else labelled
     cases = _complete_masks(cases, path)
     cases = cases.reindex(columns=list(CASE_COLUMNS)).astype({name: kind for name, (kind, _) in CASE_COLUMNS.items()})
     _check(cases, path)
@@ -115,12 +115,12 @@ def _complete_masks(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
         lacking = ", ".join(name for name in _COUNTS[:3] if name not in cases)
         raise InputError(f"Expected tp, fp and fn together in {path}, found no {lacking}.")
     if not counts:
-        return cases.assign(mask_state=cases.get("mask_state", "unknown"))
+        return cases.assign(mask_state=cases["mask_state"].fillna("unknown") if "mask_state" in cases else "unknown")
     reference, predicted = cases["tp"] + cases["fn"], cases["tp"] + cases["fp"]
-    state = np.where(reference.isna(), "unknown", np.where(reference.fillna(0) > 0, "present", "empty"))
+    known = np.where(reference.isna(), "unknown", np.where(reference.fillna(0) > 0, "present", "empty"))
+    state = pd.Series(known, index=cases.index, dtype="string")
     for name, value in (("mask_state", state), ("reference_area_px", reference), ("predicted_area_px", predicted)):
-        if name not in cases:
-            cases[name] = value
+        cases[name] = cases[name].fillna(value) if name in cases else value
     return cases
 
 
@@ -143,6 +143,12 @@ def _check(cases: pd.DataFrame, path: Path) -> None:
     partly = cases[list(_COUNTS[:3])].isna().sum(axis=1).isin((1, 2))
     if partly.any():
         raise InputError(f"Expected tp, fp and fn together in {path}, row {_row(partly)} has only some of them.")
+    outlined = (cases["mask_state"] == "empty").fillna(False) & (cases["tp"] + cases["fn"] > 0).fillna(False)
+    if outlined.any():
+        raise InputError(
+            f"Expected tp and fn of 0 where mask_state is empty in {path}, row {_row(outlined)} has pixels of tumor. "
+            "Correct one of them, or leave mask_state out: it follows from the counts."
+        )
     repeated = cases.duplicated(["model", "split", "source", "slice_id"])
     if repeated.any():
         name = cases.loc[repeated, "slice_id"].iloc[0]
