@@ -21,7 +21,6 @@ from slicewise.evaluation.record import Record
 from slicewise.run import Run
 
 PATIENTS = 8
-SPLIT = SplitConfig(train=0.5, val=0.25)  # two patients of each source on validation, as the gate needs them
 STATES = {"brats": "present", "lgg": "present", "brisc": "present", "labelled_folders": "unknown"}
 MODEL = ModelFacts(
     model_id="0123456789ab",
@@ -44,7 +43,7 @@ def display():
 
 @pytest.fixture
 def config():
-    return Config(sources=SOURCES, split=SPLIT, evaluation=EvaluationConfig(resamples=1000), workers=1)
+    return Config(sources=SOURCES, evaluation=EvaluationConfig(resamples=1000), workers=1)
 
 
 def write_store(folder, sources):
@@ -175,7 +174,7 @@ def test_a_source_that_is_not_scored_is_passed_over(display, steps, config, tmp_
 
 
 def test_a_phantom_has_two_sources_one_of_which_can_be_left_out(display, steps, tmp_path, monkeypatch):
-    config = Config(phantom=PhantomConfig(), split=SPLIT, evaluation=EvaluationConfig(resamples=1000))
+    config = Config(phantom=PhantomConfig(), evaluation=EvaluationConfig(resamples=1000))
     leave_one_source_out(config, tmp_path / "out", display, resume=False)
     results = json.loads((tmp_path / "out" / "leave_one_source_out.json").read_text())
     assert list(results["sources"]) == ["phantom_pictures"]
