@@ -18,7 +18,7 @@ from slicewise.training.loop import train_phase
 from slicewise.training.phases import plan_phases
 from slicewise.training.processes import open_fabric
 from slicewise.training.state import StateKeeper
-from slicewise.training.supervision import Data, check_supervision
+from slicewise.training.supervision import Data
 from slicewise.training.validate import OperatingPoint
 
 
@@ -312,25 +312,6 @@ def test_a_side_without_what_the_phase_needs_is_refused(small_config, data, tmp_
     with pytest.raises(TrainingError, match=f"{message}.*side {side}"):
         train(small_config, poor, phase, tmp_path / "states")
     assert not (tmp_path / "states").exists()
-
-
-@pytest.mark.parametrize(("patients", "unknown", "count"), [(1, (), 1), (2, (), None), (2, (7,), 1)])
-def test_too_few_patients_for_the_gate_are_refused_before_they_are_trained(small_config, data, patients, unknown, count):
-    """The validation rows 0 and 6 are tumor slices of two patients; row 7 is another slice of the second one's scan."""
-    known = data.targets.mask_known & ~np.isin(np.arange(len(data.store)), unknown)
-    free = data.val_rows[~data.targets.label[data.val_rows]]
-    few = dataclasses.replace(
-        data,
-        targets=dataclasses.replace(data.targets, mask_known=known),
-        val_rows=np.sort(np.concatenate([[0, 6][:patients], free])),
-    )
-    message = rf"at least 2 patients for the gate, .* \({count}\) on side val for phase joint"
-    for phase in plan_phases(small_config):
-        if phase.name == "joint" and count is not None:
-            with pytest.raises(TrainingError, match=message):
-                check_supervision(phase, few)
-        else:
-            check_supervision(phase, few)
 
 
 def test_an_accelerator_that_is_not_there_is_refused_with_what_to_set(small_config, data, tmp_path, monkeypatch):

@@ -30,8 +30,14 @@ def ui(*options):
 
 def services_of(room):
     """Processes of `slicewise serve` below it."""
-    children = psutil.Process(room.process.pid).children()
-    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and "serve" in child.cmdline()]
+    return [child for child in psutil.Process(room.process.pid).children() if serves(child)]
+
+
+def serves(process):
+    try:
+        return "serve" in process.cmdline()
+    except psutil.NoSuchProcess:  # it ended a moment ago, and may be a zombie
+        return False
 
 
 @pytest.fixture(scope="module")

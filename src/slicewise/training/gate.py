@@ -11,10 +11,9 @@ import pandas as pd
 from slicewise.config import GateConfig
 from slicewise.evaluation.statistics import bootstrap_means
 
-__all__ = ["FEWEST_PATIENTS", "Gate", "Verdict"]
+__all__ = ["Gate", "Verdict"]
 
-FEWEST_PATIENTS = 2
-"""Who have to be compared for a verdict: one alone has no spread."""
+_FEWEST_PATIENTS = 2  # one alone has no spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Gate:
         both = pd.concat([dice, self.reference], axis=1, keys=["model", "reference"]).dropna(how="all")
         # Dice is undefined where nothing is outlined and nothing was drawn: that is right, and a mask there is wrong.
         both = both.fillna(1.0)
-        if len(both) < FEWEST_PATIENTS:
+        if len(both) < _FEWEST_PATIENTS:
             return Verdict(False, None, None, config.margin, config.confidence, len(both))
         differences = (both["model"] - both["reference"]).to_numpy(float)
         means = bootstrap_means(differences, config.resamples, self.seed)

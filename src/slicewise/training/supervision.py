@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from slicewise.data.dataset import Targets
 from slicewise.data.store import SliceStore
 from slicewise.errors import TrainingError
-from slicewise.training.gate import FEWEST_PATIENTS
 from slicewise.training.phases import Phase
 
-__all__ = ["Data", "check_supervision", "have_all_masks", "supervised_rows"]
+__all__ = ["Data", "check_supervision", "supervised_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +29,8 @@ def check_supervision(phase: Phase, data: Data) -> None:
     """Refuse a phase that could not learn, or whose checkpoints could not be told apart on validation.
 
     Raises:
-        TrainingError: A side has no slice with a known outline of a tumor for segmentation, lacks tumor or tumor-free
-            slices for classification, or has too few patients for the gate, which would refuse whatever was trained.
+        TrainingError: A side has no slice with a known outline of a tumor for segmentation, or lacks tumor or tumor-free
+            slices for classification.
     """
     targets = data.targets
     for side, rows in (("train", data.train_rows), ("val", data.val_rows)):
@@ -40,11 +38,6 @@ def check_supervision(phase: Phase, data: Data) -> None:
         missing = []
         if phase.segments and not targets.label[outlined].any():
             missing.append(f"outlined tumors (none in {len(outlined)} slices with a known mask)")
-        elif side == "val" and phase.name == "joint" and (count := _count_comparable(data)) < FEWEST_PATIENTS:
-            missing.append(
-                f"at least {FEWEST_PATIENTS} patients for the gate, with a tumor in a scan of which every mask is known "
-                f"({count})"
-            )
         if phase.classifies and (labels.all() or not labels.any()):
             missing.append(f"both answers ({labels.sum()} tumor and {(~labels).sum()} tumor-free slices)")
         if missing:
@@ -54,20 +47,6 @@ def check_supervision(phase: Phase, data: Data) -> None:
             )
 
 
-def have_all_masks(table: pd.DataFrame, targets: Targets) -> NDArray[np.bool_]:
-    """Per row of the store: the masks of all slices of its scan are known."""
-    known = pd.Series(targets.mask_known, index=table.index)
-    scans = [table[name] for name in ("source", "patient_id", "study_id", "sequence")]
-    return known.groupby(scans, dropna=False).transform("all").to_numpy(bool)
-
-
 def supervised_rows(rows: NDArray[np.int64], targets: Targets, phase: Phase) -> NDArray[np.int64]:
     """Those of ``rows`` that one of the phase's losses can learn from."""
     return rows[(targets.mask_known[rows] & phase.segments) | (targets.label_known[rows] & phase.classifies)]
-
-
-def _count_comparable(data: Data) -> int:
-    """Validation patients with a volume Dice whatever is drawn: without tumor there is none where nothing is."""
-    has_volume = data.targets.label & have_all_masks(data.store.table, data.targets)
-    rows = data.val_rows[has_volume[data.val_rows]]
-    return len(data.store.table.iloc[rows][["source", "patient_id"]].drop_duplicates())

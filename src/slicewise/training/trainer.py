@@ -138,9 +138,9 @@ def train_run(
         TrainingError: As `slicewise.training.loop.train_phase`; what a later phase lacks is said before the first begins.
     """
     phases = select_phases(config, only)
-    unfinished = [phase for phase in phases if not (folder / phase.folder / "model.json").is_file()]
-    for phase in unfinished:
+    for phase in phases:
         check_supervision(phase, data)
+    unfinished = [phase for phase in phases if not (folder / phase.folder / "model.json").is_file()]
     given = hand_out(init_from, unfinished, only)
     if unfinished and config.training.teacher is not None:
         load_checkpoint(config.training.teacher)  # it may be asked for the first time hours from now

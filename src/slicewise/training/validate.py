@@ -23,7 +23,7 @@ from slicewise.model.network import MultiTaskNetwork
 from slicewise.model.torch_engine import TorchEngine
 from slicewise.training.phases import Phase
 from slicewise.training.processes import gather_items, share_of
-from slicewise.training.supervision import have_all_masks, supervised_rows
+from slicewise.training.supervision import supervised_rows
 
 __all__ = ["OperatingPoint", "Validation", "validate"]
 
@@ -121,9 +121,16 @@ def validate(
         figures,
         OperatingPoint(calibration, threshold, mask_from),
         # By the store, not by the rows: a phase without labels does not see the slices whose mask is not known.
-        dice_by_patient(cases[have_all_masks(store.table, targets)[rows]]),
+        dice_by_patient(cases[_have_all_masks(store.table, targets)[rows]]),
         float(np.mean(defined)) if defined else 0.0,
     )
+
+
+def _have_all_masks(table: pd.DataFrame, targets: Targets) -> NDArray[np.bool_]:
+    """Per row of the store: the masks of all slices of its scan are known."""
+    known = pd.Series(targets.mask_known, index=table.index)
+    scans = [table[name] for name in ("source", "patient_id", "study_id", "sequence")]
+    return known.groupby(scans, dropna=False).transform("all").to_numpy(bool)
 
 
 def _decisive(known: NDArray[np.bool_], targets: Targets, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
