@@ -188,6 +188,7 @@ def test_the_name_of_a_file_is_text_whatever_it_looks_like(page, tmp_path):
     (tmp_path / name).write_bytes((EXAMPLE_FOLDER / EXAMPLES["Slice with a tumor"]).read_bytes())
     upload(page, tmp_path / name)
     page.get_by_role("heading", name="▲ Tumor", exact=True).wait_for()
+    page.locator('[data-test-script-state="notRunning"]').wait_for()  # a click on a page that is still drawn can be lost
     page.get_by_role("link", name="Model").click()
     page.get_by_text("volume Dice").first.wait_for()
     page.get_by_role("link", name="Read").click()
